@@ -1,0 +1,25 @@
+"""
+The deploy token: only one person changes any server at a time.
+
+Plain Python, without Salt's dunders, shared by the runners and the external pillar of this extension:
+
+==================  ====================================================================
+``page``            the wiki page as text: read the holder's line, write it, add an entry
+``store``           compare-and-swap of that text: the interface, and the choice by URL
+``redmine``         a store: a Redmine wiki page
+``sqlite``          a store: one local file
+``protocol``        acquire, release, take over: pure decisions, without input or output
+``token``           the protocol carried out on a store
+``history``         past holds, read back from the page's versions
+``doctor``          read-only checks of the whole setup
+``config``          the master's ``deploytoken`` configuration, checked
+``repositories``    the deploy repositories, brought up to date
+``minions``         one question to many minions: who answered, who did not
+``door``            the edge of every runner: arguments in, reasons and exit codes out
+``errors``          one class per answer that is not success
+==================  ====================================================================
+
+Importing the package imports none of these, because every ``salt-run`` of a master imports all of its runners.
+"""
+
+__version__ = "0.1.0"
