@@ -1,0 +1,72 @@
+"""
+Have the repositories that are deployed from up to date, as a step of an orchestration.
+
+.. versionadded:: 0.1.0
+
+.. code-block:: yaml
+
+    repositories:
+      deployrepos.latest: []
+
+See the ``deployrepos`` runner for what this does, how it is configured, and what it refuses. This state is for the master
+(``salt-run state.orchestrate``), where the runner and its configuration are.
+"""
+
+
+def latest(name):
+    """
+    Bring every configured repository up to date, or none of them, and fail.
+
+    name
+        Not used: the repositories are in the master's configuration.
+
+    With ``test=True``, says what is behind; it fetches to know that, and changes nothing else.
+
+    .. code-block:: yaml
+
+        repositories:
+          deployrepos.latest: []
+
+    Changes are, by repository, the ``old`` and ``new`` commit and the ``subjects`` of what came in. A refused repository makes
+    the result false, and the comment says why.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}}
+    test = __opts__["test"]
+    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
+    function = "deployrepos.status" if test else "deployrepos.update"
+    answer = __salt__["saltutil.runner"](function, full_return=True)
+    value = answer.get("return") if isinstance(answer, dict) else answer
+    found = value.get("repositories") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or value.get("retcode", 0) != 0 or not answer.get("success") or found is None:
+        ret["comment"] = _line(value.get("message", value) if isinstance(value, dict) else value)
+        return ret
+    if not found:
+        ret["result"] = True
+        ret["comment"] = value["message"]
+        return ret
+    for key, item in found.items():
+        if test and (item["behind"] or "on_branch" in item):
+            ret["changes"][key] = {"behind": item["behind"], "subjects": item["subjects"]}
+            if "on_branch" in item:
+                ret["changes"][key]["branch"] = {"old": item["on_branch"], "new": item["branch"]}
+        elif not test and (item["before"] != item["after"] or "was_on_branch" in item):
+            ret["changes"][key] = {"old": item["before"], "new": item["after"], "subjects": item["subjects"]}
+            if "was_on_branch" in item:
+                ret["changes"][key]["branch"] = {"old": item["was_on_branch"], "new": item["branch"]}
+    names = ", ".join(ret["changes"])
+    if not names:
+        ret["result"] = True
+        ret["comment"] = f"Up to date: {', '.join(found)}"
+    elif test:
+        ret["result"] = None
+        ret["comment"] = f"Would be updated: {names}"
+    else:
+        ret["result"] = True
+        ret["comment"] = f"Updated: {names}"
+    return ret
+
+
+def _line(value):
+    """One line of an answer: of a traceback, the last one, which says what went wrong."""
+    lines = [line.strip() for line in str(value).splitlines() if line.strip()]
+    return lines[-1] if lines else "The deployrepos runner returned nothing"
