@@ -1,0 +1,1 @@
+"""What the tests stand on: real services on loopback, started on demand, ended by their own process id."""
