@@ -16,8 +16,8 @@ configured in the master's configuration:
           remote: origin      # the default
           timeout: 60         # the default: seconds that the remote may take in all
 
-A repository is brought up to date by a fast-forward, and by switching to its branch if another one is checked out. It is
-**refused**, and left exactly as it was, with exit code 8 and a reason, if
+A repository is brought up to date by a fast-forward, and by switching to its branch if another one is checked out. It
+is **refused**, and left exactly as it was, with exit code 8 and a reason, if
 
 - it has uncommitted changes (untracked files are fine, unless the update would put a file in their place: git refuses
   that for untracked files, but overwrites ignored ones, so these are looked for as well);
@@ -27,8 +27,8 @@ A repository is brought up to date by a fast-forward, and by switching to its br
 - the remote cannot be reached, refuses, asks for a password, or does not answer in time;
 - the path is not a repository, or has no such remote.
 
-If one is refused, the others are looked at, and none is moved: the master serves these folders as they are, and a new one
-beside an old one is a mixture that nobody has tested. Submodules are not updated.
+If one is refused, the others are looked at, and none is moved: the master serves these folders as they are, and a new
+one beside an old one is a mixture that nobody has tested. Submodules are not updated.
 """
 
 from saltext.deploytoken import door
@@ -61,8 +61,8 @@ def update():
     problem
         Only if it is refused: why.
 
-    and a ``message``, if none are configured, which is a success. Exits with code 2 if the configuration is wrong, and 8 if any
-    repository is refused; what is returned then has all of them.
+    and a ``message``, if none are configured, which is a success. Exits with code 2 if the configuration is wrong, and
+    8 if any repository is refused; what is returned then has all of them.
     """
     return _run("update")
 
@@ -78,8 +78,9 @@ def status():
 
         salt-run deployrepos.status
 
-    Returns what :py:func:`update` returns, with ``before`` and ``after`` both as the commit that is checked out, ``behind`` as
-    the number of commits that an update would bring, and ``subjects`` as theirs. Exits with the same codes.
+    Returns what :py:func:`update` returns, with ``before`` and ``after`` both as the commit that is checked out,
+    ``behind`` as the number of commits that an update would bring, and ``subjects`` as theirs. Exits with the same
+    codes.
     """
     return _run("status")
 

@@ -8,8 +8,8 @@ Have the repositories that are deployed from up to date, as a step of an orchest
     repositories:
       deployrepos.latest: []
 
-See the ``deployrepos`` runner for what this does, how it is configured, and what it refuses. This state is for the master
-(``salt-run state.orchestrate``), where the runner and its configuration are.
+See the ``deployrepos`` runner for what this does, how it is configured, and what it refuses. This state is for the
+master (``salt-run state.orchestrate``), where the runner and its configuration are.
 """
 
 
@@ -27,8 +27,8 @@ def latest(name):
         repositories:
           deployrepos.latest: []
 
-    Changes are, by repository, the ``old`` and ``new`` commit and the ``subjects`` of what came in. A refused repository makes
-    the result false, and the comment says why.
+    Changes are, by repository, the ``old`` and ``new`` commit and the ``subjects`` of what came in. A refused
+    repository makes the result false, and the comment says why.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     test = __opts__["test"]

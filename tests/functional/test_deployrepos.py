@@ -1,8 +1,8 @@
 """
 Bringing repositories up to date, on real git remotes, through Salt's real git module.
 
-A refusal is always tested together with what it promises: files, index, branches and the branch that is checked out are as
-they were.
+A refusal is always tested together with what it promises: files, index, branches and the branch that is checked out
+are as they were.
 """
 
 import contextlib
@@ -18,8 +18,8 @@ import pytest
 import salt.config
 import salt.loader
 from salt.exceptions import CommandExecutionError
-from saltext.deploytoken import errors, repositories
 
+from saltext.deploytoken import errors, repositories
 from tests.support import process, wait
 
 ENV = {
@@ -370,8 +370,14 @@ def test_a_remote_that_was_rewritten_is_refused(origin, refused):
 @pytest.mark.parametrize("on", ["main", "topic"])
 @pytest.mark.parametrize(
     ("name", "pushed"),
-    [("web.sls", "web.sls"), ("server.key", "server.key"), ("dir", "dir/x"), ("dir/x", "dir")]
-    + [("dir.key/x", "dir.key"), ("a.key", "a.key/x")],
+    [
+        ("web.sls", "web.sls"),
+        ("dir", "dir/x"),
+        ("dir/x", "dir"),
+        ("server.key", "server.key"),
+        ("dir.key/x", "dir.key"),
+        ("a.key", "a.key/x"),
+    ],
 )
 def test_a_file_that_is_not_in_git_is_never_overwritten(origin, refused, on, name, pushed):
     """Untracked or ignored, a file for a folder or a folder for a file, on the branch or beside it."""
@@ -399,7 +405,7 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(origin, funct
     (origin.path / "server.key").write_text("mine\n")
     before = snapshot(origin.path)
 
-    with pytest.raises(repositories.Refused, match="server.key.*as it was"):
+    with pytest.raises(repositories.Refused, match=r"server\.key.*as it was"):
         state.move()
 
     assert snapshot(origin.path) == before
@@ -656,7 +662,7 @@ def unauthorized():
     import http.server
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802
+        def do_GET(self):
             self.send_response(401)
             self.send_header("WWW-Authenticate", "Basic realm=x")
             self.send_header("Content-Length", "0")

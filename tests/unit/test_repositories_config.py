@@ -1,6 +1,7 @@
 """What may stand under ``deploytoken: repositories:``."""
 
 import pytest
+
 from saltext.deploytoken import errors, repositories
 
 

@@ -3,18 +3,19 @@ The repositories that are deployed from: what state they are in, and how to brin
 
 .. versionadded:: 0.1.0
 
-By hand, the procedure is "switch to the branch, pull, and check the output". Here nobody reads the output, so everything
-that a person would stop at is a refusal instead, and a refused repository is left as it was: its working tree, its index,
-its branches and the branch it is on. Only remote-tracking branches (``refs/remotes/...``) move.
+By hand, the procedure is "switch to the branch, pull, and check the output". Here nobody reads the output, so
+everything that a person would stop at is a refusal instead, and a refused repository is left as it was: its working
+tree, its index, its branches and the branch it is on. Only remote-tracking branches (``refs/remotes/...``) move.
 
-The master serves these working trees as they are, to every minion and at any time. So all repositories are looked at, and
-fetched, before the first one is touched; one that is refused keeps the others where they are, because new states over an
-old pillar are worse than old states.
+The master serves these working trees as they are, to every minion and at any time. So all repositories are looked at,
+and fetched, before the first one is touched; one that is refused keeps the others where they are, because new states
+over an old pillar are worse than old states.
 
-Git is run through Salt's own functions, which the caller hands over as a mapping: this module does not import Salt. What
-Salt's ``git`` module has no function for (``log``, ``ls-remote --symref``), or cannot do safely, runs through its
-``cmd.run_all``: ``git.fetch`` takes neither a time limit nor an environment, and ``cmd.run_all(timeout=...)`` ends git but
-not the ``ssh`` below it, which then keeps the pipe, and with it ``salt-run``, open. coreutils' ``timeout`` ends both.
+Git is run through Salt's own functions, which the caller hands over as a mapping: this module does not import Salt.
+What Salt's ``git`` module has no function for (``log``, ``ls-remote --symref``), or cannot do safely, runs through its
+``cmd.run_all``: ``git.fetch`` takes neither a time limit nor an environment, and ``cmd.run_all(timeout=...)`` ends git
+but not the ``ssh`` below it, which then keeps the pipe, and with it ``salt-run``, open. coreutils' ``timeout`` ends
+both.
 """
 
 import contextlib
@@ -88,10 +89,11 @@ def parse(value):
 
     value
         What stands under ``deploytoken: repositories:``: nothing, a list of paths or of mappings with ``path`` and,
-        optionally, ``branch``, ``remote`` (default ``origin``) and ``timeout`` (seconds, default 60), or a mapping of names to such.
+        optionally, ``branch``, ``remote`` (default ``origin``) and ``timeout`` (seconds, default 60), or a mapping of
+        names to such.
 
-    Returns a list of :class:`Repository`, in the order of the configuration. Raises ``errors.Invalid``, which names the
-    key.
+    Returns a list of :class:`Repository`, in the order of the configuration. Raises ``errors.Invalid``, which names
+    the key.
     """
     if value is None:
         return []
@@ -182,10 +184,10 @@ def status(repositories, functions, failure):
     failure
         The exception, or tuple of them, that these functions raise when git fails.
 
-    Returns a dictionary of names to ``path``, ``branch``, ``remote``, ``before`` and ``after`` (the commit that is checked
-    out, twice), ``behind`` (how many commits an update would bring), ``subjects`` (theirs, newest first, at most 100) and,
-    when another branch is checked out, ``on_branch``. Raises ``errors.Repositories`` if any repository is refused, with
-    all of them in its details: a refused one has a ``problem``.
+    Returns a dictionary of names to ``path``, ``branch``, ``remote``, ``before`` and ``after`` (the commit that is
+    checked out, twice), ``behind`` (how many commits an update would bring), ``subjects`` (theirs, newest first, at
+    most 100) and, when another branch is checked out, ``on_branch``. Raises ``errors.Repositories`` if any repository
+    is refused, with all of them in its details: a refused one has a ``problem``.
     """
     return {"repositories": _report(_inspect_all(repositories, functions, failure))}
 
@@ -194,8 +196,9 @@ def update(repositories, functions, failure):
     """
     Fetch, be on the branch, fast-forward: all of the repositories, or none.
 
-    The arguments are those of :func:`status`, and so is what is returned, with ``after`` as the commit that is checked out
-    now, ``behind`` 0 and, where another branch had been checked out, ``was_on_branch``. Raises ``errors.Repositories`` if any repository is refused.
+    The arguments are those of :func:`status`, and so is what is returned, with ``after`` as the commit that is checked
+    out now, ``behind`` 0 and, where another branch had been checked out, ``was_on_branch``. Raises
+    ``errors.Repositories`` if any repository is refused.
     """
     states = _inspect_all(repositories, functions, failure)
     _report(states)
@@ -234,8 +237,8 @@ class State:
     """
     One repository on its way: first looked at, then moved.
 
-    Everything that can be known without moving is looked at by :meth:`inspect`, in the order in which a person would want
-    to hear of it; :meth:`move` then has nothing left to refuse but what changed since.
+    Everything that can be known without moving is looked at by :meth:`inspect`, in the order in which a person would
+    want to hear of it; :meth:`move` then has nothing left to refuse but what changed since.
     """
 
     def __init__(self, repository, functions, failure):
@@ -289,11 +292,11 @@ class State:
         Be on the branch, at the remote's commit. Raises :class:`Refused`, with the repository as it was.
 
         On another branch, the branch is moved first, where it stands (``git fetch .`` refuses anything but a
-        fast-forward, and a branch that another working tree has checked out), and then checked out once: so there is no
-        moment at which an older version of the branch is being served.
+        fast-forward, and a branch that another working tree has checked out), and then checked out once: so there is
+        no moment at which an older version of the branch is being served.
 
-        ``--no-overwrite-ignore``, because git takes ignored files to be worthless and overwrites them without a word if a
-        commit adds a file at their place (measured on git 2.39.5). On a master those can be keys.
+        ``--no-overwrite-ignore``, because git takes ignored files to be worthless and overwrites them without a word
+        if a commit adds a file at their place (measured on git 2.39.5). On a master those can be keys.
         """
         if self.on_branch == self.branch and not self.behind:
             return
@@ -334,8 +337,8 @@ class State:
                 self._run("update-ref", *back, self.target)
             raise
         if local is None:
-            # Not checkout --track: where the remote's refspec does not cover the branch (a clone with --single-branch),
-            # it fails.
+            # Not checkout --track: where the remote's refspec does not cover the branch (a clone with
+            # --single-branch), it fails.
             for key, value in (("remote", self.repository.remote), ("merge", name)):
                 self._git("git.config_set", f"branch.{self.branch}.{key}", value=value)
 
@@ -345,7 +348,7 @@ class State:
         self._git("git.checkout", "--", opts=["--no-overwrite-ignore", branch])
 
     def _head(self):
-        """The branch that is checked out; ``None`` if none is. (``git.current_branch`` says ``heads/main`` beside a tag.)"""
+        """The branch that is checked out, if any. (``git.current_branch`` says ``heads/main`` beside a tag main.)"""
         name = self._git("git.rev_parse", "HEAD", opts=["--symbolic-full-name"])
         return name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else None
 
@@ -381,8 +384,8 @@ class State:
         self.on_branch = self._head()
         if self.on_branch is None:
             raise Refused(
-                f"no branch is checked out in {self.path} (detached head at {self.before[:8]}): keep what is needed from "
-                f"there, and switch to {self.branch or 'the branch'}"
+                f"no branch is checked out in {self.path} (detached head at {self.before[:8]}): keep what is needed "
+                f"from there, and switch to {self.branch or 'the branch'}"
             )
         changed = sorted(
             name for kind, names in self._git("git.status").items() if kind != "untracked" for name in names
@@ -433,8 +436,8 @@ class State:
             upstream = f"{self.repository.remote}/{self.branch}"
             if ours and theirs:
                 raise Refused(
-                    f"{self.branch} and {upstream} have diverged in {self.path} ({_commits(ours)} here, {_commits(theirs)} "
-                    "there): rebase or merge, and push"
+                    f"{self.branch} and {upstream} have diverged in {self.path} ({_commits(ours)} here, "
+                    f"{_commits(theirs)} there): rebase or merge, and push"
                 )
             if ours:
                 raise Refused(
@@ -451,8 +454,8 @@ class State:
         """
         Refuse if a file that is not in git stands where the target has one.
 
-        Git itself refuses that for untracked files, when it gets there; looked for beforehand, it keeps all repositories
-        where they are. For ignored files, git has to be told to (see :meth:`move`).
+        Git itself refuses that for untracked files, when it gets there; looked for beforehand, it keeps all
+        repositories where they are. For ignored files, git has to be told to (see :meth:`move`).
         """
         if self.target == self.before:
             return
@@ -466,8 +469,8 @@ class State:
         ]
         if found:
             raise Refused(
-                f"files that are not in git stand in {self.path} where {self.branch} has some ({_some(sorted(found))}): "
-                "move them out of the way"
+                f"files that are not in git stand in {self.path} where {self.branch} has some "
+                f"({_some(sorted(found))}): move them out of the way"
             )
 
     def _local(self):
@@ -538,7 +541,8 @@ class State:
         if not command:
             if os.environ.get("GIT_SSH"):
                 return {}
-            # Not git.config_get, which reads the repository's own configuration only. Nothing there: code 1, no output.
+            # Not git.config_get, which reads the repository's own configuration only. Nothing there: code 1, no
+            # output.
             result = self.functions["cmd.run_all"](["git", "config", "--get", "core.sshCommand"], **self._options())
             command = result["stdout"].strip() or "ssh"
         try:
