@@ -182,6 +182,8 @@ def _history(raw):
         raise errors.Invalid(
             f"deploytoken.history.entry: unknown field {{{wrong[0]}}}; known are: {', '.join(ENTRY_FIELDS)}"
         )
+    if not history.entry.startswith(("* ", "- ", "|")):
+        raise errors.Invalid("deploytoken.history.entry: must be a list item ('* …', '- …') or a table row ('| … |')")
     if "ref" not in fields:
         # By its ref, a release that is tried twice finds the entry that it wrote the first time.
         raise errors.Invalid("deploytoken.history.entry: must have {ref} in it")

@@ -1,8 +1,8 @@
 """
 One class per answer that is not success.
 
-Each has a stable ``reason`` (a word, for programs) and ``code`` (the exit code of ``salt-run``); its text is one line for
-people: what is wrong, and what to do next. ``details`` are data that go beside them into the answer.
+Each has a stable ``reason`` (a word, for programs) and ``code`` (the exit code of ``salt-run``); its text is one line
+for people: what is wrong, and what to do next. ``details`` are data that go beside them into the answer.
 """
 
 

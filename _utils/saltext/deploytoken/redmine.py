@@ -1,0 +1,196 @@
+"""
+A store on a Redmine wiki page.
+
+The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the save logic is the same from 4.0 on.
+
+- A PUT with an integer ``version`` inside ``wiki_page`` is a compare-and-swap. Without it, or with one anywhere else,
+  it overwrites unconditionally. One whose text equals the current text answers 204 whatever its version and changes
+  nothing, so only a text that is unique proves whose write it was.
+- A PUT to a page that is missing creates it. Creation is therefore a separate act, and a 201 elsewhere an error.
+- Any time-out, broken connection or 5xx leaves the write's fate open: it may land seconds later.
+- A redirected PUT would become a GET that answers 200, and the API key would go to the other host: no redirect is
+  followed.
+- A rejected key reads a public page with status 200, and fails only when it writes.
+"""
+
+import json
+import re
+import time
+from urllib.parse import urlsplit
+
+import requests
+
+from saltext.deploytoken import errors
+from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
+
+_PAGE = re.compile(r"(?P<base>.*)/projects/(?P<project>[^/]+)/wiki/(?P<title>[^/]+?)(?:\.json)?/?")
+
+#: 10,000 History entries are about 1 MB; what is larger is not our page.
+_MOST_BYTES = 16 * 1024 * 1024
+
+
+class Redmine(Store):
+    """The wiki page whose address was copied from the browser."""
+
+    def __init__(self, config):
+        parts = urlsplit(config.store)
+        match = _PAGE.fullmatch(parts.path)
+        if not match or not parts.hostname:
+            raise errors.Invalid(
+                "deploytoken.store: must be a wiki page's address, such as https://HOST/projects/PROJECT/wiki/PAGE"
+            )
+        if parts.username or parts.password or "key=" in parts.query:
+            raise errors.Invalid("deploytoken.store: holds a password or key; use deploytoken.api_key_file instead")
+        if not config.api_key:
+            raise errors.Invalid("deploytoken.api_key: needed for a Redmine page (or deploytoken.api_key_file)")
+        self._host = f"{parts.scheme}://{parts.netloc}"
+        self._base = f"{self._host}{match['base']}"
+        self.url = f"{self._base}/projects/{match['project']}/wiki/{match['title']}"
+        self._timeout = config.timeout
+        self._session = requests.Session()
+        # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
+        self._session.trust_env = False
+        self._session.verify = config.verify
+        self._session.headers["X-Redmine-API-Key"] = config.api_key
+        self._session.headers["Accept"] = "application/json"
+
+    def read(self):
+        return self._page(self._request("GET", f"{self.url}.json"))
+
+    def read_version(self, number):
+        return self._page(self._request("GET", f"{self.url}/{number:d}.json"))
+
+    def write(self, text, version, comment):
+        status, body = self._put({"text": text, "version": int(version), "comments": comment})
+        # 204 from Redmine 4.1 on, before that 200 with an empty body.
+        if status == 204 or (status == 200 and not body.strip()):
+            return
+        if status == 409:
+            raise Conflict
+        if status == 201:
+            raise errors.StoreError(
+                f"{self.url} was missing, and Redmine has made a new page of this write; ask who deleted it, restore"
+                " it, and only then go on"
+            )
+        raise Unanswered(f"{self.url} answered the write with status {status} and something that is not Redmine's")
+
+    def create(self, text, comment):
+        try:
+            self.read()
+            return False
+        except Missing:
+            pass
+        status, _ = self._put({"text": text, "comments": comment})
+        if status == 201:
+            return True
+        if status == 204:
+            raise errors.StoreError(f"{self.url} was created by somebody else in the same moment; look at it")
+        raise errors.StoreError(f"{self.url} was not created: status {status}; look at the page, then try again")
+
+    def operator(self):
+        user = self._json(*self._request("GET", f"{self._base}/users/current.json"), "user")
+        name = f"{user.get('firstname') or ''} {user.get('lastname') or ''}".strip()
+        return name or user.get("login")
+
+    def close(self):
+        self._session.close()
+
+    def _put(self, fields):
+        return self._request("PUT", f"{self.url}.json", {"wiki_page": fields})
+
+    def _page(self, answer):
+        page = self._json(*answer, "wiki_page")
+        text, version = page.get("text"), page.get("version")
+        if not isinstance(text, str) or isinstance(version, bool) or not isinstance(version, int):
+            raise errors.StoreError(f"{self.url}: the answer has no text or no version; is this a Redmine wiki page?")
+        author = page.get("author")
+        return Page(
+            text=text,
+            version=version,
+            author=author.get("name") if isinstance(author, dict) else None,
+            comment=page.get("comments") or "",
+            saved=page.get("updated_on"),
+        )
+
+    def _json(self, status, body, key):
+        try:
+            value = json.loads(body)[key] if status == 200 else None
+        except (ValueError, KeyError, TypeError):
+            value = None
+        if not isinstance(value, dict):
+            raise errors.StoreError(
+                f"{self._host} did not answer as Redmine's API does (status {status}): a login page or a proxy in"
+                " between? Open the address with .json at its end"
+            )
+        return value
+
+    def _request(self, method, url, data=None):
+        """Return the status and body of an answer that is neither an error nor a redirect."""
+        try:
+            # requests' time-out runs anew with every byte; the deadline bounds a server that drips.
+            deadline = time.monotonic() + 2 * self._timeout
+            with self._session.request(
+                method, url, json=data, timeout=self._timeout, allow_redirects=False, stream=True
+            ) as response:
+                body = b""
+                for chunk in response.iter_content(65536):
+                    body += chunk
+                    if len(body) > _MOST_BYTES or time.monotonic() > deadline:
+                        raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
+        except requests.exceptions.SSLError as exc:
+            raise errors.StoreError(
+                f"{self._host}: the certificate is not trusted ({_short(exc)}); set deploytoken.verify"
+            ) from None
+        except requests.RequestException as exc:
+            raise Unanswered(
+                f"{self._host} does not answer ({_short(exc)}); is it up, and deploytoken.store right?"
+            ) from None
+        self._refuse(response.status_code, response.headers.get("Location"), body)
+        return response.status_code, body
+
+    def _refuse(self, status, location, body):
+        """Raise for a status that is a refusal; Redmine's own bodies are empty, so the words are ours."""
+        if 300 <= status < 400:
+            raise errors.StoreError(
+                f"{self.url} redirects to {_without_query(location)}: the page was renamed or the address not exact;"
+                " correct deploytoken.store"
+            )
+        if status >= 500 or status in (408, 425, 429):
+            raise Unanswered(f"{self._host} answers with status {status}; try again, or ask its administrator")
+        if status == 401:
+            raise errors.StoreError(
+                f"{self._host} rejects the API key; check deploytoken.api_key and that its user is active"
+            )
+        if status == 403:
+            raise errors.StoreError(
+                f"{self.url}: the API key's user may not do this; give the role the rights to view and edit wiki pages"
+                " and to view wiki history, see that project and page are not locked, and enable the REST API"
+            )
+        if status == 404:
+            raise Missing(
+                f"{self.url} does not exist; check project and page in deploytoken.store, or create the page once with"
+                " `salt-run deploytoken.init`"
+            )
+        if status == 422:
+            raise errors.StoreError(f"{self.url}: Redmine refuses the text: {_errors(body)}")
+        if 400 <= status < 500 and status != 409:
+            raise errors.StoreError(f"{self.url} answers with status {status}; check deploytoken.store")
+
+
+def _short(exc):
+    """Return the kind of a requests error, without the address, the objects and the memory addresses in its text."""
+    while exc.args and isinstance(exc.args[0], Exception):
+        exc = exc.args[0]
+    reason = getattr(exc, "reason", None)
+    return type(reason if isinstance(reason, Exception) else exc).__name__
+
+
+def _without_query(location):
+    return (location or "nowhere").split("?")[0]
+
+
+def _errors(body):
+    try:
+        return "; ".join(map(str, json.loads(body)["errors"]))
+    except (ValueError, KeyError, TypeError):
+        return "no reason given"

@@ -1,0 +1,129 @@
+"""
+A store in one local file: for one master alone, and for trying things out.
+
+Every version of the page is one row, so compare-and-swap is an insert at the next number.
+"""
+
+import getpass
+import os
+import sqlite3
+import time
+from contextlib import closing, contextmanager
+from pathlib import Path
+from urllib.parse import quote, unquote
+
+from saltext.deploytoken import errors
+from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
+
+_TABLE = """
+CREATE TABLE page (
+    version INTEGER PRIMARY KEY,
+    text TEXT NOT NULL,
+    comment TEXT NOT NULL,
+    author TEXT NOT NULL,
+    saved TEXT NOT NULL
+)
+"""
+
+
+class Sqlite(Store):
+    """The page in the file of ``sqlite:////var/lib/deploytoken/token.db``."""
+
+    def __init__(self, config):
+        prefix = "sqlite:///"
+        path = unquote(config.store[len(prefix) :]) if config.store.startswith(prefix) else ""
+        if not path.startswith("/"):
+            # A relative file would be another token in every directory that somebody types the command in.
+            raise errors.Invalid(
+                "deploytoken.store: give an absolute path, with four slashes: sqlite:////var/lib/…/token.db"
+            )
+        self.path = Path(path)
+        self.url = config.store
+        self._timeout = config.timeout
+
+    def read(self):
+        return self._select("ORDER BY version DESC LIMIT 1")
+
+    def read_version(self, number):
+        return self._select("WHERE version = ?", number)
+
+    def write(self, text, version, comment):
+        with self._connection() as connection:
+            try:
+                # IMMEDIATE: the version is read under the same lock under which the next one is written.
+                connection.execute("BEGIN IMMEDIATE")
+                (current,) = connection.execute("SELECT max(version) FROM page").fetchone()
+                if current is None:
+                    raise Missing(self._missing())
+                if current != version:
+                    raise Conflict
+                self._insert(connection, version + 1, text, comment)
+            except sqlite3.Error as exc:
+                raise errors.StoreError(self._trouble(exc)) from None
+            try:
+                connection.execute("COMMIT")
+            except sqlite3.Error as exc:
+                # A full disk, say: whether the commit reached it is known only by looking again.
+                raise Unanswered(self._trouble(exc)) from None
+
+    def create(self, text, comment):
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)) as connection:
+                connection.execute("PRAGMA synchronous = FULL")
+                connection.execute("BEGIN IMMEDIATE")
+                if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'page'").fetchone():
+                    connection.execute("ROLLBACK")
+                    return False
+                connection.execute(_TABLE)
+                self._insert(connection, 1, text, comment)
+                connection.execute("COMMIT")
+                return True
+        except (sqlite3.Error, OSError) as exc:
+            raise errors.StoreError(self._trouble(exc)) from None
+
+    def operator(self):
+        # Under sudo, the person and not root.
+        try:
+            return os.environ.get("SUDO_USER") or getpass.getuser()
+        except (KeyError, OSError):
+            return None
+
+    def _select(self, where, *values):
+        with self._connection() as connection:
+            try:
+                row = connection.execute(
+                    f"SELECT text, version, author, comment, saved FROM page {where}", values
+                ).fetchone()
+            except sqlite3.Error as exc:
+                raise errors.StoreError(self._trouble(exc)) from None
+        if row is None:
+            raise Missing(self._missing())
+        return Page(*row)
+
+    def _insert(self, connection, version, text, comment):
+        saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        connection.execute(
+            "INSERT INTO page (version, text, comment, author, saved) VALUES (?, ?, ?, ?, ?)",
+            (version, text, comment, self.operator() or "?", saved),
+        )
+
+    @contextmanager
+    def _connection(self):
+        # mode=rw: SQLite's default would create an empty file wherever the path is misspelt.
+        address = f"file:{quote(str(self.path))}?mode=rw"
+        try:
+            connection = sqlite3.connect(address, uri=True, timeout=self._timeout, isolation_level=None)
+        except sqlite3.Error as exc:
+            if not self.path.exists():
+                raise Missing(self._missing()) from None
+            raise errors.StoreError(self._trouble(exc)) from None
+        with closing(connection):
+            connection.execute("PRAGMA synchronous = FULL")
+            yield connection
+
+    def _missing(self):
+        return f"there is no token in {self.path}; create it once with `salt-run deploytoken.init`"
+
+    def _trouble(self, exc):
+        return f"{self.path} cannot be used: {exc}; check the path, its rights and the disk"

@@ -1,0 +1,245 @@
+"""
+The token on its store: the protocol carried out, with time, resends, waiting and interruptions.
+"""
+
+import random
+import signal
+import threading
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from saltext.deploytoken import errors, page, protocol, store
+
+#: Seconds between two looks of a waiter, before jitter.
+POLL = 5.0
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One acquisition: an id for the comment of the version, and its first 8 digits, the ref that people type."""
+
+    ref: str
+    id: str
+
+
+def claim(ref=None):
+    """
+    Return a new :class:`Claim`; ``ref`` (8 hex digits) fixes its beginning.
+
+    :raises errors.Invalid: when ``ref`` is something else.
+    """
+    digits = uuid.uuid4().hex
+    # A letter first: Salt reads ref=01234567 on a command line as an octal number, which cannot be told back.
+    ref = check_ref(ref) or random.choice("abcdef") + digits[1:8]
+    return Claim(ref, ref + digits[8:])
+
+
+def check_ref(ref, key="ref"):
+    """
+    Return ``ref`` as it stands on the page; None stays None.
+
+    :raises errors.Invalid: when it is not 8 hex digits.
+    """
+    if ref is None:
+        return None
+    text = str(ref).strip().lower()
+    if len(text) != 8 or any(char not in "0123456789abcdef" for char in text):
+        raise errors.Invalid(f"{key}: {ref!r} is not a ref of 8 hex digits; `salt-run deploytoken.status` shows it")
+    return text
+
+
+class Token:
+    """
+    The deploy token of one configuration.
+
+    ``config`` (:class:`saltext.deploytoken.config.Config`)
+        The checked configuration.
+    ``notify`` (callable)
+        Called with a tag's last word and a dict, for every event; see the runner.
+    """
+
+    def __init__(self, config, notify=None, clock=time):
+        self.config = config
+        self.store = store.connect(config)
+        self._notify = notify or (lambda event, data: None)
+        self._clock = clock
+        history = config.history
+        self.rules = protocol.Rules(config.nobody, history.heading, history.entry, history.newest)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.store.close()
+
+    def status(self):
+        """Return who holds the token: ``held_by``, ``ref``, ``reason``, ``since``, ``version``, ``url``."""
+        found = self.store.read()
+        hold = page.read(found.text, self.config.nobody)
+        answer = self._answer(hold, found.version)
+        since = page.parse_stamp(hold.since) if hold else None
+        until = page.parse_stamp(hold.until) if hold else None
+        now = self._clock.time()
+        answer["age"] = None if since is None else max(0, int(now - since))
+        answer["overdue"] = until is not None and now > until
+        return answer
+
+    def operator(self, name=None):
+        """
+        Return the operator's name: the one given, the configured one, or the store's.
+
+        :raises errors.Invalid: when there is none, or one that the page cannot carry.
+        """
+        name = name or self.config.name or self.store.operator()
+        if not name:
+            raise errors.Invalid("name: cannot be told; give name=… or configure deploytoken.name")
+        return page.check_name(str(name), nobody=self.config.nobody)
+
+    def acquire(self, reason, name=None, ref=None, resume=False, expect=None, wait=None):
+        """
+        Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds.
+
+        With ``wait``, look again until the token is free or the time is over.
+        """
+        reason = page.check_reason(reason)
+        name = self.operator(name)
+        mine = claim(ref)
+        end = self._clock.monotonic() + (wait or 0)
+        while True:
+            now = self._clock.time()
+            hold = page.Hold(
+                name=name,
+                reason=reason,
+                since=page.stamp(now),
+                ref=mine.ref,
+                until=page.stamp(now + expect) if expect else None,
+            )
+            comment = f"acquire ref={mine.ref} id={mine.id}: {reason}"
+            try:
+                outcome = self._run(protocol.acquire(hold, comment, self.rules, resume), withdraw=hold)
+                break
+            except errors.Held as exc:
+                left = end - self._clock.monotonic()
+                if left <= 0:
+                    self._notify("refused", {"name": name, "reason": reason, **exc.details["token"]})
+                    raise
+                self._notify("waiting", {"name": name, "left": int(left), **exc.details["token"]})
+                self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
+        answer = self._answer(outcome.hold, outcome.version)
+        self._notify("acquired", answer)
+        return answer
+
+    def release(self, summary, ref=None, name=None, notes=()):
+        """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
+        summary = page.check_summary(summary)
+        notes = [page.check_summary(note, key) for key, note in notes]
+        ref = check_ref(ref)
+        name = None if ref else self.operator(name)
+        fresh = claim()
+        comment = f"release ref={ref or '-'} id={fresh.id}: {summary}"
+        steps = protocol.release(
+            self.rules,
+            comment[:1000],
+            summary,
+            page.stamp(self._clock.time()),
+            fresh=fresh.ref,
+            ref=ref,
+            name=name,
+            notes=notes,
+        )
+        outcome = self._run(steps)
+        answer = {**self._answer(None, outcome.version), "released": outcome.hold.ref, "entry": outcome.entry}
+        self._notify("released", {**answer, "name": outcome.hold.name})
+        return answer
+
+    def take_over(self, reason, ref=None, held_by=None, name=None):
+        """End somebody else's hold and take the token; see :func:`protocol.take_over`."""
+        reason = page.check_reason(reason)
+        name = self.operator(name)
+        ref = check_ref(ref)
+        mine = claim()
+        now = page.stamp(self._clock.time())
+        hold = page.Hold(name=name, reason=reason, since=now, ref=mine.ref)
+        comment = f"takeover ref={mine.ref} id={mine.id} displaced={ref or '-'}: {reason}"
+        steps = protocol.take_over(hold, comment, self.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
+        outcome = self._run(steps)
+        answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": ref or held_by}
+        self._notify("takenover", answer)
+        return answer
+
+    def _answer(self, hold, version):
+        return {**protocol.describe(hold, version), "url": self.store.url}
+
+    def _run(self, steps, withdraw=None):
+        """
+        Carry out the protocol's steps.
+
+        An interruption is held back until the outcome is known: in the middle of a write it would leave a hold that
+        nobody knows of. If by then ``withdraw``, the hold that was asked for, is ours, it is given back.
+        """
+        with _held_back() as interrupted:
+            outcome = self._drive(steps)
+            if interrupted and withdraw:
+                undo = protocol.release(
+                    self.rules, f"withdraw ref={withdraw.ref}", None, "", fresh=withdraw.ref, ref=withdraw.ref
+                )
+                self._drive(undo)
+        return outcome
+
+    def _drive(self, steps):
+        deadline = self._clock.monotonic() + self.config.deadline
+        pauses = 0
+        send, value = steps.send, None
+        try:
+            while True:
+                step = send(value)
+                try:
+                    if isinstance(step, protocol.Pause):
+                        value = self._pause(pauses, deadline)
+                        pauses += 1
+                    else:
+                        value = self._ask(step)
+                    send = steps.send
+                except (errors.StoreError, store.Conflict) as exc:
+                    send, value = steps.throw, exc
+        except StopIteration as stop:
+            return stop.value
+
+    def _ask(self, step):
+        if isinstance(step, protocol.Read):
+            return self.store.read()
+        if isinstance(step, protocol.ReadVersion):
+            return self.store.read_version(step.number)
+        return self.store.write(step.text, step.version, step.comment)
+
+    def _pause(self, count, deadline):
+        """Sleep, longer each time and by chance, so that contenders get out of step; False when the time is over."""
+        left = deadline - self._clock.monotonic()
+        if left <= 0:
+            return False
+        self._clock.sleep(min(left, random.uniform(0.5, 1) * min(_LONGEST_PAUSE, _FIRST_PAUSE * 2**count)))
+        return True
+
+
+@contextmanager
+def _held_back():
+    """Hold SIGINT and SIGTERM back while the block runs, and deliver them at its end; yield the list of them."""
+    came = []
+    if threading.current_thread() is not threading.main_thread():
+        # Only the main thread gets signals, and only it may set handlers.
+        yield came
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in handlers:
+        signal.signal(number, lambda number, frame: came.append(number))
+    try:
+        yield came
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+        for number in came[:1]:
+            signal.raise_signal(number)
