@@ -1,0 +1,99 @@
+"""For any page and any name: reading after writing gives what was written, and no foreign byte changes."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from saltext.deploytoken import errors, page
+
+EOLS = st.sampled_from(["\n", "\r\n", "\r"])
+PIECES = st.one_of(
+    st.text(max_size=30),
+    st.sampled_from(
+        [
+            "h2. History",
+            "## History",
+            "h1. Page",
+            "* item",
+            "| a | b |",
+            "|_. a |",
+            "|---|",
+            "-----",
+            "",
+            "<pre>",
+            "\ufeff",
+            "* x (ref 3f9c2a1b)",
+        ]
+    ),
+)
+MARKS = st.sampled_from(["Held by: {}", "*Held by:* {}", "**Held by:** {}", "*Held by: {}*", "__Held by:__\t{} "])
+REFS = st.text("0123456789abcdef", min_size=8, max_size=8)
+LINES = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
+
+
+def _accepted(check, value):
+    try:
+        return check(value)
+    except errors.Invalid:
+        return None
+
+
+NAMES = LINES.map(lambda text: _accepted(page.check_name, text)).filter(bool)
+REASONS = LINES.map(lambda text: _accepted(page.check_reason, text)).filter(bool)
+HOLDS = st.builds(
+    page.Hold,
+    name=NAMES,
+    reason=REASONS,
+    since=st.just("2026-11-22 22:30 UTC"),
+    ref=REFS,
+    until=st.none() | st.just("2026-11-23 01:00 UTC"),
+)
+
+
+@st.composite
+def pages(draw):
+    """A page with one holder's line, and everything around it from real markup and any Unicode."""
+    eol = draw(EOLS)
+    before, after = draw(st.lists(PIECES, max_size=6)), draw(st.lists(PIECES, max_size=6))
+    mark = draw(MARKS)
+    text = eol.join([*before, mark.format("nobody"), *after])
+    try:
+        page.read(text)
+    except errors.StoreError:
+        text = mark.format("nobody") + eol
+    return text
+
+
+@given(pages(), HOLDS)
+def test_reading_after_writing_gives_what_was_written(text, hold):
+    held = page.write(text, hold)
+    assert page.read(held) == hold
+    assert page.read(page.write(held, None)) is None
+
+
+@given(pages(), HOLDS)
+def test_bytes_outside_the_line_never_change(text, hold):
+    held = page.write(text, hold)
+    at = held.index(page.line(hold))
+    assert text.startswith(held[:at])
+    assert text.endswith(held[at + len(page.line(hold)) :])
+    assert page.write(held, None) == text
+
+
+@given(pages(), REFS, st.sampled_from(["first", "last"]), st.sampled_from(["* x (ref {})", "| x | {} |", "- {}"]))
+def test_an_entry_is_added_and_nothing_else_changes(text, ref, newest, template):
+    entry = template.format(ref)
+    added = page.add_entry(text, entry, newest=newest)
+    assert page.read(added) == page.read(text)
+    assert page.entries(added, ref, template.replace("{}", "{ref}"))
+    # What was there stands there still, in its order, around one inserted block.
+    start = next((i for i, (a, b) in enumerate(zip(text, added, strict=False)) if a != b), len(text))
+    assert any(
+        added.endswith(text[at:]) and added.startswith(text[:at])
+        for at in range(max(0, start - len(entry) - 8), start + 1)
+    )
+
+
+@given(LINES)
+def test_a_name_is_accepted_as_it_is_or_refused(name):
+    accepted = _accepted(page.check_name, name)
+    assert accepted in (None, name.strip())
