@@ -1,0 +1,198 @@
+"""
+The gate's one rule: may this run change this minion?
+
+.. versionadded:: 0.1.0
+
+A run of states is let through when the deploy token is held and the run carries that hold's ref:
+
+.. code-block:: bash
+
+    salt 'docs' state.apply pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+
+The rule is asked in two places, because neither sees every run: by the executor ``deploygate``, before every function of
+``state`` that is published or called, and by the state :py:func:`deploytoken.gate <saltext.deploytoken.states.deploytoken.gate>`,
+first in the top file, for what the minion starts by itself (schedule, start-up). Both are installed as ``docs/gate.md`` says.
+
+What the run says of itself comes with the run. What the *token* says must not: ``pillar=`` on a command line overrides the
+pillar that the states of the run see (measured on 3006.28 and 3008.3), external pillars included. The rule therefore has the
+pillar compiled once more, without any override, with a nonce that the external pillar ``deploytoken`` must echo. An answer out
+of a cache cannot know the nonce. No answer, a late, stale or malformed one is a closed gate.
+
+How strictly the rule is applied is set per minion by ``deploygate``, in the minion's configuration or, failing that, in pillar
+(which is read from the same fresh compilation, so that a run cannot switch its own gate off):
+
+``enforce``
+    the default. A run that is not allowed is refused.
+``warn``
+    It runs, and the log, an event ``deploytoken/gate/warned`` and the gate state's warning say that it would have been refused.
+``off``
+    Nothing is asked.
+
+In an emergency, ``pillar='{"deploy": {"break_glass": "why", "by": "Alice"}}'`` opens the gate: loudly, with an event
+``deploytoken/gate/broken``, and on the record that the master adds to the History at the next release.
+
+This file depends on nothing but Salt: it travels to the minions alone.
+"""
+
+import logging
+import secrets
+
+import salt.pillar
+
+log = logging.getLogger(__name__)
+
+MODES = ("enforce", "warn", "off")
+
+
+def check(pillar=None, test=False, fun="state.apply"):
+    """
+    Say whether a run of states is allowed here, now. Changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'docs' deploygate.check
+        salt 'docs' deploygate.check pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+
+    pillar
+        (dict) The pillar that comes with the run. Its key ``deploy`` holds the ``ref`` of the hold under which it runs, or
+        ``break_glass`` and ``by``.
+
+    test
+        (bool) Whether the run is one of ``test=True``, which changes nothing and is let through.
+
+    fun
+        (string) The function that wants to run, for the record.
+
+    Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and the way forward), ``mode``, and ``warning`` (bool):
+    allowed although the token does not allow it.
+    """
+    mode = _mode(__opts__.get("deploygate"))
+    if mode == "off":
+        return _answer(True, mode, "The gate of this minion is off.")
+    if test is True:
+        return _answer(True, mode, "A test run changes nothing and passes the gate.")
+
+    run = _run(pillar)
+    knock = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
+    if run["break_glass"]:
+        knock["break_glass"] = {"why": run["break_glass"], "by": run["by"]}
+    try:
+        fresh = _fresh_pillar(knock)
+    except Exception as error:  # whatever goes wrong while asking, the answer is "closed"
+        log.debug("The live token could not be asked for", exc_info=True)
+        fresh = {"deploytoken": {"nonce": knock["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
+    mode = mode or _mode(fresh.get("deploygate")) or "enforce"
+    if mode == "off":
+        return _answer(True, mode, "The gate of this minion is off.")
+
+    is_open, comment = _verdict(fresh.get("deploytoken"), knock["nonce"], run["ref"])
+    if is_open:
+        return _answer(True, mode, comment)
+    if run["break_glass"]:
+        comment = f"Glass broken by {run['by']}: {run['break_glass']}. {comment}"
+        _raise_alarm("broken", comment, {"by": run["by"], "why": run["break_glass"], "fun": fun})
+        return _answer(True, mode, comment, warning=True)
+    if mode == "warn":
+        _raise_alarm("warned", comment, {"fun": fun})
+        return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
+    return _answer(False, mode, comment)
+
+
+def _mode(value):
+    """The mode's word, or None where nothing is set. YAML reads a bare ``off`` as False. A word that is none enforces."""
+    if value is None:
+        return None
+    if value is False:
+        return "off"
+    return value if value in MODES else "enforce"
+
+
+def _run(pillar):
+    """What a run says of itself. Values of the wrong type, and a glass broken by nobody, are as good as missing."""
+    deploy = pillar.get("deploy") if isinstance(pillar, dict) else None
+    deploy = deploy if isinstance(deploy, dict) else {}
+    run = {key: str(deploy.get(key) or "").strip() for key in ("ref", "break_glass", "by")}
+    run["ref"] = run["ref"].zfill(8) if isinstance(deploy.get("ref"), int) else run["ref"]  # YAML drops leading zeros
+    if not run["by"]:
+        run["break_glass"] = ""
+    return run
+
+
+def _fresh_pillar(knock):
+    """
+    Compile this minion's pillar anew, as no run can forge it.
+
+    Without ``pillar_override``; without ``opts["pillar"]``, from which a masterless compilation starts, and which holds the
+    run's override; past this side's caches; and without Salt's many tries, so that a dead master closes the gate soon.
+    """
+    opts = dict(__opts__)
+    opts.update(pillar={}, pillar_cache=False, minion_data_cache=False, request_channel_tries=1)
+    compiler = salt.pillar.get_pillar(
+        opts,
+        dict(__grains__),
+        __opts__["id"],
+        saltenv=opts.get("saltenv"),
+        pillarenv=opts.get("pillarenv"),
+        extra_minion_data={"deploytoken": knock},
+    )
+    try:
+        return compiler.compile_pillar()
+    finally:
+        compiler.destroy()
+
+
+def _verdict(token, nonce, ref):
+    """
+    Whether this live token lets a run with this ref through, and the line that says why.
+
+    token
+        What the fresh pillar says under ``deploytoken``: ``held_by``, ``ref``, ``reason``, ``since``, or ``error``; and ``nonce``.
+    """
+    if not isinstance(token, dict):
+        return False, (
+            "Refused: the pillar of this minion has no live deploy token. Add `ext_pillar: [{deploytoken: }]` to the master's "
+            "configuration, run `salt-run saltutil.sync_pillar` and restart the master."
+        )
+    if token.get("nonce") != nonce:
+        return False, (
+            "Refused: the live deploy token in the pillar of this minion is stale or not from the external pillar. "
+            "Does the master have `pillar_cache: True`?"
+        )
+    if token.get("error"):
+        return False, f"Refused: who holds the deploy token cannot be told ({token['error']}). Try again when it can."
+    holder, current = token.get("held_by"), token.get("ref")
+    if not holder:
+        if "held_by" not in token:
+            return False, "Refused: the live deploy token is malformed."
+        return False, (
+            'Refused: nobody holds the deploy token. Take it with `salt-run deploytoken.acquire reason="…"`, and run again '
+            'with pillar=\'{"deploy": {"ref": "THE REF IT PRINTS"}}\'.'
+        )
+    hold = f"{holder} holds the deploy token ({token.get('reason') or 'no reason given'}; since {token.get('since') or 'unknown'})"
+    if not current:
+        return (
+            False,
+            f"Refused: {hold}, typed by hand on the wiki page, without a ref that a run could carry. Ask {holder}.",
+        )
+    if not ref:
+        return (
+            False,
+            f'Refused: {hold}. Ask {holder}; {holder} runs it with pillar=\'{{"deploy": {{"ref": "{current}"}}}}\'.',
+        )
+    if ref != current:
+        return False, f"Refused: {hold} under ref {current}, and this run carries {ref}, which is over. Ask {holder}."
+    return True, f"{hold}, and this run carries its ref {current}."
+
+
+def _answer(allowed, mode, comment, warning=False):
+    return {"allowed": allowed, "mode": mode or "enforce", "comment": comment, "warning": warning}
+
+
+def _raise_alarm(what, comment, data):
+    log.warning("deploygate: %s", comment)
+    try:
+        __salt__["event.send"](f"deploytoken/gate/{what}", {"comment": comment, **data})
+    except Exception:  # an emergency run goes on even where the event bus is the emergency
+        log.warning("deploygate: the event could not be sent", exc_info=True)

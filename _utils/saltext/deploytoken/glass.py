@@ -1,0 +1,89 @@
+"""
+The record of broken glass: runs that passed a closed gate in an emergency, until the History has them.
+
+.. versionadded:: 0.1.0
+
+The gate reports each one through the external pillar, so that the record needs neither a reactor nor a listener on the event
+bus. It is a file of JSON lines under ``cachedir``, beside which a lock keeps two processes apart.
+"""
+
+import datetime
+import fcntl
+import json
+from pathlib import Path
+
+#: A record is a line in the History: of so many characters, at most.
+LENGTH = 200
+
+
+def record(cachedir, minion_id, break_glass, fun=None):
+    """
+    Put one run on record. What a minion sends is kept to one line of text.
+
+    ``break_glass`` (dict)
+        ``by`` and ``why``.
+    """
+    entry = {
+        "minion": minion_id,
+        "by": _line(break_glass.get("by")),
+        "why": _line(break_glass.get("why")),
+        "fun": _line(fun),
+        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+    with _open(cachedir) as file:
+        if entry not in _entries(file):  # the executor and the gate state report the same run
+            file.write(json.dumps(entry) + "\n")
+
+
+def pending(cachedir):
+    """
+    Return what is on record and not yet in the History: a list of dictionaries ``minion``, ``by``, ``why``, ``fun``, ``when``.
+    """
+    with _open(cachedir) as file:
+        return _entries(file)
+
+
+def forget(cachedir, entries):
+    """
+    Take entries off the record, once the History has them.
+    """
+    with _open(cachedir) as file:
+        rest = [entry for entry in _entries(file) if entry not in entries]
+        file.seek(0)
+        file.truncate()
+        file.writelines(json.dumps(entry) + "\n" for entry in rest)
+
+
+def notes(entries):
+    """
+    Return one note for the History per person and reason.
+    """
+    runs = {}
+    for entry in entries:
+        runs.setdefault((entry["by"], entry["why"]), set()).add(entry["minion"])
+    return [f"{by} broke the glass on {', '.join(sorted(minions))}: {why}" for (by, why), minions in runs.items()]
+
+
+def _open(cachedir):
+    path = Path(cachedir) / "deploytoken" / "broken-glass.jsonl"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file = path.open("a+", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
+    return file
+
+
+def _entries(file):
+    file.seek(0)
+    entries = []
+    for line in file:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue  # a line that was cut off when the disk was full
+        if isinstance(entry, dict) and {"minion", "by", "why"} <= entry.keys():
+            entries.append(entry)
+    return entries
+
+
+def _line(value):
+    return " ".join("".join(char if char.isprintable() else " " for char in str(value or "")).split())[:LENGTH]
