@@ -12,6 +12,8 @@ Plain Python, without Salt's dunders, shared by the runners and the external pil
 ``token``           the protocol carried out on a store
 ``history``         past holds, read back from the page's versions
 ``doctor``          read-only checks of the whole setup
+``live``            the token's state for many gates at once: one question to the wiki
+``glass``           runs that broke the glass, until the History has them
 ``config``          the master's ``deploytoken`` configuration, checked
 ``repositories``    the deploy repositories, brought up to date
 ``minions``         one question to many minions: who answered, who did not

@@ -56,7 +56,6 @@ class Config:
     verify: bool | str = True
     history: History = History()
     repositories: object = None
-    pillar: object = None
 
     def __repr__(self):
         # A key must not end up in a log or a traceback.
@@ -87,7 +86,6 @@ def parse(opts):
         verify=_verify(raw),
         history=_history(raw.get("history")),
         repositories=raw.get("repositories"),
-        pillar=raw.get("pillar"),
     )
 
 
