@@ -162,8 +162,8 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
     held_by (str)
         In place of ``ref``, for a hold that a person typed without one: the name, exactly as the page has it.
 
-    Returns what :py:func:`acquire` returns, and ``displaced`` and ``entry``. Fails with ``not_yours`` when that hold
-    is not the current one, ``in_doubt``, ``store`` or ``invalid``.
+    Returns what :py:func:`acquire` returns, ``displaced`` (the hold that was ended) and ``entry``. Fails with
+    ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
     """
     reason = door.text(reason, "reason")
     if (ref is None) == (held_by is None):

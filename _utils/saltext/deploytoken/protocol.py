@@ -48,11 +48,12 @@ class Pause:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What now stands: the hold that was taken or ended, the page's version, the History entry if one was written."""
+    """What now stands: the hold taken or ended, the version, the History entry, and the hold that was displaced."""
 
     hold: page.Hold
     version: int
     entry: str | None = None
+    displaced: page.Hold | None = None
 
 
 @dataclass(frozen=True)
@@ -145,24 +146,26 @@ def take_over(hold, comment, rules, until, *, fresh, ref=None, held_by=None):
     :raises errors.InDoubt: the deadline passed and the write's fate is unknown.
     """
     lost = False
+    entry = displaced = None
     while True:
         found = yield from _read(hold.ref, lost)
         current = page.read(found.text, rules.nobody)
         if current and current.ref == hold.ref:
-            return Outcome(current, found.version)
+            return Outcome(current, found.version, entry, displaced)
         if not current or not (current.ref == ref if ref else current.ref is None and current.name == held_by):
             now = f"{current.name} holds the token (ref {current.ref})" if current else "the token is free: acquire it"
             raise errors.NotYours(
                 f"the hold {ref or held_by} is not the current one, {now}", token=describe(current, found.version)
             )
         summary = f"{page.TAKEN_OVER} {hold.name}: {hold.reason}"
+        displaced = current
         ended = replace(current, ref=current.ref or fresh)
         entry = page.render_entry(rules.entry, ended, until=until, summary=summary)
         text = page.add_entry(found.text, entry, rules.heading, rules.newest)
         text = page.write(text, hold, rules.nobody)
         fate = yield from _commit(Write(text, found.version, comment), hold.ref)
         if fate is _Fate.APPLIED:
-            return Outcome(hold, found.version + 1, entry)
+            return Outcome(hold, found.version + 1, entry, displaced)
         lost = lost or fate is _Fate.UNCLEAR
         yield from _again()
 

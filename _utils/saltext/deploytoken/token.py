@@ -167,7 +167,8 @@ class Token:
         comment = f"takeover ref={mine.ref} id={mine.id} displaced={ref or '-'}: {reason}"
         steps = protocol.take_over(hold, comment, self.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
         outcome = self._run(steps)
-        answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": ref or held_by}
+        displaced = protocol.describe(outcome.displaced, outcome.version - 1)
+        answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": displaced}
         self._notify("takenover", answer)
         return answer
 
