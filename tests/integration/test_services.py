@@ -3,9 +3,11 @@
 import http.client
 import json
 
+import psutil
 import pytest
 import requests
 
+from tests.support.process import end
 from tests.support.proxy import AFTER, BEFORE, Hold, delay, drop, duplicate, html, redirect, status, truncate
 from tests.support.wait import until
 
@@ -137,3 +139,66 @@ def test_redmine_can_be_down(redmine):
     with redmine.stopped(), pytest.raises(OSError, match="refused"):
         redmine.text(page)
     assert redmine.text(page) == "one"
+
+
+def test_scrapyd_runs_a_deployed_spider_until_told_to_stop(scrapyd):
+    job = scrapyd.running(scrapyd.schedule(note="Started by Ana"))
+    assert "note=Started by Ana" in psutil.Process(job["pid"]).cmdline()
+    assert scrapyd.status()["running"] == 1
+    scrapyd.finish()
+    assert scrapyd.status()["running"] == 0
+    assert not psutil.pid_exists(job["pid"])
+
+
+def test_scrapyd_cancels_and_queues(scrapyd):
+    first, second, third = (scrapyd.schedule() for _ in range(3))
+    scrapyd.running(first)
+    scrapyd.running(second)
+    assert [row["id"] for row in scrapyd.jobs()["pending"]] == [third]
+    scrapyd.cancel(first)
+    scrapyd.running(third)
+
+
+def test_scrapyd_leaves_orphans_behind_when_it_is_killed(scrapyd_factory):
+    scrapyd = scrapyd_factory()
+    pid = scrapyd.orphan()
+    assert scrapyd.status()["running"] == 0
+    assert psutil.pid_exists(pid)
+    scrapyd.stop()
+    until(lambda: not psutil.pid_exists(pid), 10, "the orphan to be ended")
+
+
+def test_scrapyd_wants_its_password(scrapyd_factory):
+    scrapyd = scrapyd_factory(username="ana", password="a secret")
+    assert requests.get(f"{scrapyd.url}/daemonstatus.json", timeout=10).status_code == 401
+    assert scrapyd.status()["status"] == "ok"
+
+
+def test_tmux_servers_belong_to_real_users(users, tmux_session, tmp_path):
+    plain = tmux_session("ana", "ana-upgrade", "sleep 1000")
+    named = tmux_session("ben", "ben-load", "sleep 1001", label="other")
+    assert users("ana").uid != users("ben").uid
+    for session, command in ((plain, "sleep 1000"), (named, "sleep 1001")):
+        assert psutil.Process(session.pid).uids().real == session.user.uid
+        assert " ".join(psutil.Process(session.pane_pid).cmdline()) == command
+        assert session.name in session.tmux("list-sessions")
+    plain.end()
+    assert not psutil.pid_exists(plain.pid)
+    assert not psutil.pid_exists(plain.pane_pid)
+
+
+def test_screen_sessions_belong_to_real_users(screen_session):
+    session = screen_session("ana", "ana-export", "sleep", "1002")
+    assert psutil.Process(session.pid).uids().real == session.user.uid
+
+
+def test_postgres_answers_and_shows_its_clients(postgres):
+    client = postgres.session("SELECT pg_sleep(1000)")
+    try:
+        until(
+            lambda: postgres.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == "1",
+            10,
+            "the query to run",
+        )
+    finally:
+        end(client)

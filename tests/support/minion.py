@@ -8,10 +8,20 @@ import salt.utils.platform
 def functions(checkout, folder, busy=None, pillar=None, minion_id="kingfisher-main", **more):
     """``__salt__`` of a minion whose configuration and pillar are given; ``busy`` is short for pillar's key of that name."""
     opts = salt.config.minion_config(None)
-    folders = {"root_dir": str(folder), "cachedir": str(folder / "cache"), "extension_modules": str(folder / "extmods")}
+    folders = {
+        "root_dir": str(folder),
+        "cachedir": str(folder / "cache"),
+        "extension_modules": str(folder / "extmods"),
+    }
     opts.update(folders, id=minion_id, file_client="local", module_dirs=[str(checkout / "_modules")], **more)
     opts["pillar"] = pillar if pillar is not None else {"busy": busy} if busy is not None else {}
-    opts["grains"] = {"os": "Debian", "os_family": "Debian", "kernel": "Linux", "id": minion_id, "saltversioninfo": [3006]}
+    opts["grains"] = {
+        "os": "Debian",
+        "os_family": "Debian",
+        "kernel": "Linux",
+        "id": minion_id,
+        "saltversioninfo": [3006],
+    }
     context = {}
     loaded = salt.loader.minion_mods(opts, utils=salt.loader.utils(opts), context=context)
     loaded.busy_context = context

@@ -29,7 +29,7 @@ LOGIN_PAGE = "<!DOCTYPE html><html><head><title>Sign in</title></head><body><for
 
 
 class Fault:
-    """What happens to one request. ``forward()`` sends it on (and may be called later, or twice) and returns the answer."""
+    """What happens to one request: ``forward()`` sends it on (later, or twice, if need be) and returns the answer."""
 
     def __init__(self, name, act):
         self.name = name
@@ -52,7 +52,7 @@ class Answer:
 
 @dataclasses.dataclass
 class Request:
-    """One request that reached the proxy; ``applied`` holds the upstream's status of each time that it was forwarded."""
+    """One request that reached the proxy; ``applied``: the upstream's status for each time that it was forwarded."""
 
     n: int
     method: str
@@ -97,8 +97,8 @@ def redirect(location, code=302, when=BEFORE):
 
 def delay(seconds, when=BEFORE):
     """
-    ``BEFORE``: the request is held back, and applied after that time even when its client has long given up (a "ghost").
-    ``AFTER``: applied at once, answered late.
+    ``BEFORE``: the request is held back, and applied after that time even when its client has long given up (a
+    "ghost"). ``AFTER``: applied at once, answered late.
     """
 
     def act(handler, forward):

@@ -43,8 +43,8 @@ class Redmine:
     """
     One running Redmine.
 
-    Users: ``boss`` (administrator), ``alice`` and ``bob`` (read, write, see versions), ``carol`` (read and write, but may
-    not see old versions), ``rita`` (reads only), ``mallory`` (member of nothing), ``lou`` (locked account).
+    Users: ``boss`` (administrator), ``alice`` and ``bob`` (read, write, see versions), ``carol`` (read and write,
+    but may not see old versions), ``rita`` (reads only), ``mallory`` (member of nothing), ``lou`` (locked account).
     Projects: ``ocds`` (private), ``open`` (public), ``nowiki`` (module off), ``closed`` and ``archived`` (made so by
     :py:meth:`shut`, because nobody can write a page into them afterwards).
     """
@@ -76,7 +76,7 @@ class Redmine:
 
     def _configure(self):
         (self.folder / "config" / "database.yml").write_text(
-            f"production:\n  adapter: sqlite3\n  database: {self.database}\n  timeout: 10000\n  pool: 16\n  encoding: utf8\n"
+            f"production: {{adapter: sqlite3, database: '{self.database}', timeout: 10000, pool: 16}}\n"
         )
         (self.folder / "config" / "secret_key.txt").write_text(secrets.token_hex(32))
 

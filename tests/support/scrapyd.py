@@ -1,0 +1,206 @@
+"""A real Scrapyd with a really deployed (egg) project, whose spider runs until it is told to stop."""
+
+import base64
+import io
+import json
+import os
+import pathlib
+import sys
+import urllib.parse
+import urllib.request
+import uuid
+import zipfile
+
+from tests.support import process, wait
+
+PROJECT = "kingfisher"
+SPIDER = '''
+import pathlib
+
+import scrapy
+from scrapy import signals
+from scrapy.exceptions import DontCloseSpider
+from twisted.internet import task
+
+
+class Waiting(scrapy.Spider):
+    """Runs until the file STOP exists, or until it is cancelled."""
+
+    name = "%(name)s"
+
+    @classmethod
+    def from_crawler(cls, crawler, *args, **kwargs):
+        spider = super().from_crawler(crawler, *args, **kwargs)
+        crawler.signals.connect(spider.wait, signals.spider_idle)
+        crawler.signals.connect(spider.watch, signals.spider_opened)
+        return spider
+
+    async def start(self):
+        return
+        yield
+
+    def stopped(self):
+        return pathlib.Path(%(stop)r).exists()
+
+    def watch(self):
+        self.loop = task.LoopingCall(self.look)
+        self.loop.start(0.1)
+
+    def look(self):
+        if self.stopped():
+            self.loop.stop()
+            self.crawler.engine.close_spider(self, "told to stop")
+
+    def wait(self):
+        if not self.stopped():
+            raise DontCloseSpider
+'''
+
+
+def egg(stop, spiders=("collect",)):
+    """The project as an egg, as scrapyd-deploy would upload it."""
+    files = {
+        "crawls/__init__.py": "",
+        "crawls/settings.py": "SPIDER_MODULES = ['crawls.spiders']\nTELNETCONSOLE_ENABLED = False\nLOG_LEVEL = 'INFO'\n",
+        "crawls/spiders/__init__.py": "",
+        "EGG-INFO/PKG-INFO": "Metadata-Version: 1.0\nName: crawls\nVersion: 1.0\n",
+        "EGG-INFO/entry_points.txt": "[scrapy]\nsettings = crawls.settings\n",
+        "EGG-INFO/top_level.txt": "crawls\n",
+    }
+    for name in spiders:
+        files[f"crawls/spiders/{name}.py"] = SPIDER % {"name": name, "stop": str(stop)}
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as egg_file:
+        for name, text in files.items():
+            egg_file.writestr(name, text)
+    return archive.getvalue()
+
+
+class Scrapyd:
+    """
+    One Scrapyd. ``max_proc`` spiders run at once, the others are pending.
+
+    :py:meth:`schedule` starts a job, :py:meth:`running` waits for it, :py:meth:`finish` ends all jobs.
+    """
+
+    def __init__(self, folder, username="", password="", max_proc=2, poll_interval=0.2):
+        self.folder = pathlib.Path(folder)
+        self.username, self.password = username, password
+        self.stop_file = self.folder / "STOP"
+        self.log = self.folder / "scrapyd.log"
+        self.port = process.free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._processes = []
+        (self.folder / "scrapyd.conf").write_text(
+            "[scrapyd]\nbind_address = 127.0.0.1\n"
+            f"http_port = {self.port}\nmax_proc = {max_proc}\npoll_interval = {poll_interval}\n"
+            f"username = {username}\npassword = {password}\n"
+            "eggs_dir = eggs\nlogs_dir = logs\ndbs_dir = dbs\nitems_dir =\n"
+        )
+
+    @property
+    def pid(self):
+        return self._processes[-1].pid
+
+    def start(self, deploy=True):
+        """Start it (again: on the same port, with the same queue)."""
+        self._processes.append(
+            process.start(
+                [pathlib.Path(sys.executable).with_name("scrapyd")],
+                self.log,
+                cwd=self.folder,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            )
+        )
+
+        def up():
+            if self._processes[-1].poll() is not None:
+                raise RuntimeError(f"Scrapyd ended:\n{process.tail(self.log)}")
+            return process.listening(self.port) and self.status()["status"] == "ok"
+
+        wait.until(up, 60, "Scrapyd to answer")
+        if deploy and not (self.folder / "eggs" / PROJECT).exists():
+            self._deploy()
+        return self
+
+    def kill(self):
+        """The server alone is killed: its spiders run on as orphans, which the next :py:meth:`start` does not know."""
+        self._processes[-1].kill()
+        self._processes[-1].wait()
+
+    def stop(self):
+        """End the servers, and all spiders that they have started."""
+        for started in self._processes:
+            process.end(started)
+        self._processes.clear()
+
+    # The API
+
+    def request(self, path, fields=None, body=None, content_type="application/x-www-form-urlencoded"):
+        data = urllib.parse.urlencode(fields).encode() if fields is not None else body
+        request = urllib.request.Request(f"{self.url}/{path}", data=data)
+        if data is not None:
+            request.add_header("Content-Type", content_type)
+        if self.username:
+            pair = base64.b64encode(f"{self.username}:{self.password}".encode()).decode()
+            request.add_header("Authorization", f"Basic {pair}")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(request, timeout=60) as answer:
+            return json.loads(answer.read())
+
+    def _deploy(self):
+        border = uuid.uuid4().hex
+        parts = b"".join(
+            f'--{border}\r\nContent-Disposition: form-data; name="{name}"{more}\r\n\r\n'.encode() + value + b"\r\n"
+            for name, more, value in (
+                ("project", "", PROJECT.encode()),
+                ("version", "", b"1"),
+                ("egg", '; filename="crawls.egg"', egg(self.stop_file)),
+            )
+        )
+        body = parts + f"--{border}--\r\n".encode()
+        answer = self.request("addversion.json", body=body, content_type=f"multipart/form-data; boundary={border}")
+        assert answer["status"] == "ok", answer
+
+    def status(self):
+        return self.request("daemonstatus.json")
+
+    def jobs(self):
+        return self.request(f"listjobs.json?project={PROJECT}")
+
+    def schedule(self, spider="collect", **arguments):
+        """Start a job, for example ``schedule(note="Started by Ana")``: its id."""
+        answer = self.request("schedule.json", {"project": PROJECT, "spider": spider, **arguments})
+        assert answer["status"] == "ok", answer
+        return answer["jobid"]
+
+    def running(self, job=None, timeout=60):
+        """Schedule a job, or take this one, and wait until its spider runs: the job's row of listjobs.json."""
+        job = job or self.schedule()
+
+        def look():
+            return next((row for row in self.jobs()["running"] if row["id"] == job), None)
+
+        return wait.until(look, timeout, f"job {job} to run")
+
+    def cancel(self, job):
+        return self.request("cancel.json", {"project": PROJECT, "job": job})
+
+    def finish(self, timeout=60):
+        """End all jobs, running and pending, and wait until Scrapyd is idle."""
+        self.stop_file.touch()
+        try:
+            wait.until(self._idle, timeout, "Scrapyd to be idle")
+        finally:
+            self.stop_file.unlink()
+
+    def _idle(self):
+        status = self.status()
+        return status["running"] == status["pending"] == 0
+
+    def orphan(self):
+        """Leave one running spider behind, as a crash of Scrapyd does: the pid of the spider; Scrapyd is up again."""
+        job = self.running()
+        self.kill()
+        self.start()
+        return job["pid"]
