@@ -91,6 +91,17 @@ def boolean(value, key):
     return value
 
 
+def number(value, key, most):
+    """
+    Return ``value`` if it is a whole number from 1 to ``most``.
+
+    :raises errors.Invalid: with ``key`` in the message.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise errors.Invalid(f"{key}: {value!r} is not a whole number from 1 to {most}")
+    return value
+
+
 def text(value, key):
     """
     Return ``value`` as text; a required one that is missing or blank is refused.

@@ -10,7 +10,7 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from saltext.deploytoken import errors, page, protocol, store
+from saltext.deploytoken import errors, history, page, protocol, store
 
 #: Seconds between two looks of a waiter, before jitter.
 POLL = 5.0
@@ -86,7 +86,16 @@ class Token:
         now = self._clock.time()
         answer["age"] = None if since is None else max(0, int(now - since))
         answer["overdue"] = until is not None and now > until
+        # Only the version in which the hold was taken says for which job; after a later edit, nothing does.
+        said = history.comment(found.comment) or {}
+        jid = said.get("jid") if hold and said["ref"] == hold.ref else None
+        answer["job"] = {"jid": jid, "running": None} if jid else None
         return answer
+
+    def history(self, limit):
+        """Return the last ``limit`` holds; see :func:`history.past`."""
+        # Other edits of the page lie in between; how many is anybody's guess, and each version is one request.
+        return history.past(history.versions(self.store, 10 * limit + 100), self.rules, limit)
 
     def operator(self, name=None):
         """
@@ -99,9 +108,10 @@ class Token:
             raise errors.Invalid("name: cannot be told; give name=… or configure deploytoken.name")
         return page.check_name(str(name), nobody=self.config.nobody)
 
-    def acquire(self, reason, name=None, ref=None, resume=False, expect=None, wait=None):
+    def acquire(self, reason, name=None, ref=None, resume=False, expect=None, wait=None, jid=None):
         """
-        Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds.
+        Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds; ``jid`` is the job that
+        it is taken for.
 
         With ``wait``, look again until the token is free or the time is over.
         """
@@ -109,6 +119,7 @@ class Token:
         name = self.operator(name)
         mine = claim(ref)
         end = self._clock.monotonic() + (wait or 0)
+        about = {"name": name, "purpose": reason, "url": self.store.url}
         while True:
             now = self._clock.time()
             hold = page.Hold(
@@ -118,16 +129,17 @@ class Token:
                 ref=mine.ref,
                 until=page.stamp(now + expect) if expect else None,
             )
-            comment = f"acquire ref={mine.ref} id={mine.id}: {reason}"
+            job = f" jid={jid}" if jid else ""
+            comment = f"acquire ref={mine.ref} id={mine.id}{job}: {reason}"
             try:
                 outcome = self._run(protocol.acquire(hold, comment, self.rules, resume), withdraw=hold)
                 break
             except errors.Held as exc:
                 left = end - self._clock.monotonic()
                 if left <= 0:
-                    self._notify("refused", {"name": name, "reason": reason, **exc.details["token"]})
+                    self._notify("refused", {**about, **exc.details["token"]})
                     raise
-                self._notify("waiting", {"name": name, "left": int(left), **exc.details["token"]})
+                self._notify("waiting", {**about, "left": int(left), **exc.details["token"]})
                 self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
         answer = self._answer(outcome.hold, outcome.version)
         self._notify("acquired", answer)
