@@ -117,7 +117,7 @@ def _describe(argv, name):
     """The leading words of a command line: enough to know it by, and no option's value, which may be a secret."""
     if not argv or not argv[0]:
         return name
-    words = [os.path.basename(argv[0]) or name]
+    words = [os.path.basename(argv[0]).lstrip("-") or name]  # a login shell is called "-bash"
     rest = argv[1:]
     if rest[:1] == ["-m"] and len(rest) > 1:
         words += rest[:2]

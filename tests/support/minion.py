@@ -13,7 +13,7 @@ def functions(checkout, folder, busy=None, pillar=None, minion_id="kingfisher-ma
         "cachedir": str(folder / "cache"),
         "extension_modules": str(folder / "extmods"),
     }
-    opts.update(folders, id=minion_id, file_client="local", module_dirs=[str(checkout / "_modules")], **more)
+    opts.update(folders, id=minion_id, file_client="local", module_dirs=[str(checkout)], **more)
     opts["pillar"] = pillar if pillar is not None else {"busy": busy} if busy is not None else {}
     opts["grains"] = {
         "os": "Debian",

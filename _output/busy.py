@@ -1,0 +1,86 @@
+"""
+The answer of ``busy.check`` as a table for people
+==================================================
+
+The same for ``salt '*' busy.check``, ``salt-call busy.check`` and ``salt-run busy.check``, within 80 columns,
+longest-running first. Any ``--out`` on the command line goes before it.
+
+.. versionadded:: 0.1.0
+
+CLI Example:
+
+.. code-block:: bash
+
+    salt '*' busy.check --out=busy
+"""
+
+import textwrap
+
+WIDTH = 80
+
+
+def output(data, **kwargs):
+    """
+    Return the text for one answer of the runner, or for ``{minion: answer}`` of execution modules.
+    """
+    if isinstance(data, dict) and isinstance(data.get("minions"), dict):
+        lines = [] if data.get("message") is None else [*textwrap.wrap(str(data["message"]), WIDTH), ""]
+        for minion, answer in sorted(data["minions"].items()):
+            lines += _minion(minion, answer)
+        for name, why in sorted((data.get("failed") or {}).items()):
+            lines += [name, *_row("unknown", "", "", why)]
+        consented = data.get("consented") or {}
+        if consented.get("to"):
+            lines += ["", f"{consented['by']} agreed to the interruption of:"]
+            lines += [f"  {blocker['id']}" for blocker in consented["to"]]
+        if data.get("consent_lines"):
+            lines += ["", *textwrap.wrap("If the people named agree, write down who did, and go on with:", WIDTH)]
+            lines += [f"  {line}" for line in data["consent_lines"]]
+        return "\n".join(lines)
+    if isinstance(data, dict) and data and all(_is_answer(answer) for answer in data.values()):
+        return "\n".join(line for minion, answer in sorted(data.items()) for line in _minion(minion, answer))
+    if isinstance(data, dict) and "message" in data:
+        return "\n".join(textwrap.wrap(str(data["message"]), WIDTH))
+    return str(data)
+
+
+def _is_answer(answer):
+    return isinstance(answer, dict) and {"idle", "blockers", "unknowns"} <= set(answer)
+
+
+def _minion(minion, answer):
+    if not _is_answer(answer):
+        return [f"{minion}: {answer}"]
+    word = "idle" if answer["idle"] else "busy" if answer["blockers"] else "unknown"
+    note = f" ({answer['note']})" if answer.get("note") else ""
+    lines = [f"{minion}: {word}{note}"]
+    for blocker in answer["blockers"]:
+        lines += _row(_age(blocker["age"]), blocker["probe"], blocker["user"] or "-", blocker["what"])
+        if blocker["ask"] and blocker["ask"] not in (blocker["user"], blocker["what"]):
+            lines += _row("", "", "", f"ask: {blocker['ask']}")
+    for unknown in answer["unknowns"]:
+        lines += _row("unknown", unknown["probe"], "-", unknown["why"])
+    for item in answer["info"]:
+        lines += _row("(info)", item["probe"], item["user"] or "-", item["what"])
+    return lines
+
+
+def _row(age, probe, user, what):
+    """A row of four columns, whose last one goes on below itself."""
+    head = f"  {age:<11} {_cut(probe, 9):<9} {_cut(user, 12):<12} "
+    return textwrap.wrap(what, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head.rstrip()]
+
+
+def _cut(text, width):
+    return text if len(text) <= width else text[: width - 1] + "…"
+
+
+def _age(seconds):
+    """A time span in words, as a person would say it."""
+    if seconds is None:
+        return "?"
+    for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
+        if seconds >= size:
+            number = seconds // size
+            return f"{number} {word}" + ("s" if number > 1 else "")
+    return f"{seconds} s"

@@ -1,0 +1,61 @@
+"""
+Have the minions idle before something is done to them, as a step of an orchestration.
+
+.. versionadded:: 0.1.0
+
+.. code-block:: yaml
+
+    kingfisher is idle:
+      busy.idle:
+        - target: kingfisher*
+
+See the ``busy`` runner for what is asked. This state is for the master (``salt-run state.orchestrate``).
+"""
+
+
+def idle(name, target=None, target_type="glob", consent=None, wait_idle=None):
+    """
+    Make sure that the minions are idle, or that somebody agreed to what is interrupted.
+
+    name
+        Not used.
+
+    target, target_type
+        Which minions.
+
+    consent
+        Who agreed: a name, or ``{by: NAME, for: [ids or globs]}``.
+
+    wait_idle
+        How long to wait for the minions to become idle: ``30m``, ``2h``. Default: not at all.
+
+    It only looks, so that it does the same with ``test=True``, except that it does not wait.
+
+    There are never changes. What the consent covered is in the return's ``consented`` (``by`` and ``to``), and the
+    minions that the target means in ``expected``; both for the states that come after it.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}, "consented": None, "expected": []}
+    function, arguments = "busy.check", {"target": target, "target_type": target_type, "consent": consent}
+    if wait_idle and not __opts__["test"]:
+        function, arguments["timeout"] = "busy.wait", wait_idle
+    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
+    answer = __salt__["saltutil.runner"](function, full_return=True, **arguments)
+    value = answer.get("return") if isinstance(answer, dict) else answer
+    if not isinstance(value, dict):
+        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
+        ret["comment"] = lines[-1] if lines else f"The runner {function} returned nothing"
+        return ret
+    ret["consented"], ret["expected"] = value.get("consented"), value.get("expected", [])
+    if value.get("idle") is True and answer.get("success") and value.get("retcode", 0) == 0 and ret["expected"]:
+        ret["result"] = True
+        ret["comment"] = f"Idle: {', '.join(ret['expected'])}"
+        covered = (ret["consented"] or {}).get("to")
+        if covered:
+            agreed = ", ".join(blocker["id"] for blocker in covered)
+            ret["comment"] = f"{ret['consented']['by']} agreed to the interruption of {agreed}"
+        return ret
+    lines = [value.get("message", f"The runner {function} did not say that the minions are idle")]
+    if value.get("consent_lines"):
+        lines += ["If the people named agree, write down who did, and run again with:", *value["consent_lines"]]
+    ret["comment"] = "\n".join(lines)
+    return ret
