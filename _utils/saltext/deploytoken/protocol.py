@@ -14,7 +14,6 @@ may still be under way.
 """
 
 from dataclasses import dataclass, replace
-from enum import Enum
 
 from saltext.deploytoken import errors, page
 from saltext.deploytoken.store import Conflict, Unanswered
@@ -48,12 +47,17 @@ class Pause:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What now stands: the hold taken or ended, the version, the History entry, and the hold that was displaced."""
+    """
+    What now stands: the hold taken or ended, the version, the History entry, and the hold that was displaced.
+
+    ``fresh`` is True when the hold may have been taken just now, and False when it was only found and confirmed.
+    """
 
     hold: page.Hold
     version: int
     entry: str | None = None
     displaced: page.Hold | None = None
+    fresh: bool = False
 
 
 @dataclass(frozen=True)
@@ -66,27 +70,22 @@ class Rules:
     newest: str = "first"
 
 
-class _Fate(Enum):
-    APPLIED = "applied"
-    OVERTAKEN = "somebody else saved first, and no copy of ours was applied"
-    UNCLEAR = "somebody has saved; an earlier copy of ours may have been applied before, and none can be any more"
-
-
 def acquire(hold, comment, rules, resume=False):
     """
     Take the free token for ``hold``, or confirm that its ref holds it already; with ``resume`` only the latter.
 
     :raises errors.Held: somebody else holds it.
-    :raises errors.NotYours: with ``resume``, when the hold has ended.
+    :raises errors.NotYours: the hold has ended already, or with ``resume`` never was.
     :raises errors.InDoubt: the deadline passed and the write's fate is unknown.
     """
-    lost = False
+    sent, more = False, True
     while True:
-        found = yield from _read(hold.ref, lost)
+        found = yield from _read(hold.ref, sent)
         current = page.read(found.text, rules.nobody)
         if current and current.ref == hold.ref:
-            return Outcome(current, found.version)
-        if resume:
+            return Outcome(current, found.version, fresh=sent)
+        if resume or page.entries(found.text, hold.ref, rules.entry):
+            # An entry: it was taken, and somebody ended it before we knew. A ref is never taken twice.
             now = f"{current.name} holds the token" if current else "the token is free"
             raise errors.NotYours(
                 f"the hold {hold.ref} has ended, {now}; acquire the token anew",
@@ -94,12 +93,11 @@ def acquire(hold, comment, rules, resume=False):
             )
         if current:
             raise errors.Held(_held(current), token=describe(current, found.version))
+        _check_time(more)
         text = page.write(found.text, hold, rules.nobody)
-        fate = yield from _commit(Write(text, found.version, comment), hold.ref)
-        if fate is _Fate.APPLIED:
-            return Outcome(hold, found.version + 1)
-        lost = lost or fate is _Fate.UNCLEAR
-        yield from _again()
+        if (yield from _commit(Write(text, found.version, comment), hold.ref)):
+            return Outcome(hold, found.version + 1, fresh=True)
+        sent, more = True, (yield Pause())
 
 
 def release(rules, comment, summary, until, *, fresh, ref=None, name=None, notes=()):
@@ -113,7 +111,7 @@ def release(rules, comment, summary, until, *, fresh, ref=None, name=None, notes
     :raises errors.InDoubt: the deadline passed and the write's fate is unknown.
     """
     mine = None
-    sent = None
+    sent, more = None, True
     while True:
         found = yield from _read(ref or fresh, sent)
         current = page.read(found.text, rules.nobody)
@@ -125,15 +123,14 @@ def release(rules, comment, summary, until, *, fresh, ref=None, name=None, notes
                 entry = page.render_entry(rules.entry, ended, until=until, summary=summary, notes=notes)
         if mine is None or not _same(current, mine):
             return (yield from _ended(found, current, mine, sent, rules, ref, name))
+        _check_time(more)
         text = page.write(found.text, None, rules.nobody)
         if entry is not None:
             text = page.add_entry(text, entry, rules.heading, rules.newest)
         write = Write(text, found.version, comment)
-        fate = yield from _commit(write, mine.ref or fresh)
-        if fate is _Fate.APPLIED:
+        if (yield from _commit(write, mine.ref or fresh)):
             return Outcome(mine, found.version + 1, entry)
-        sent = write if fate is _Fate.UNCLEAR else sent
-        yield from _again()
+        sent, more = write, (yield Pause())
 
 
 def take_over(hold, comment, rules, until, *, fresh, ref=None, held_by=None):
@@ -145,29 +142,28 @@ def take_over(hold, comment, rules, until, *, fresh, ref=None, held_by=None):
     :raises errors.NotYours: that hold is not the current one; nothing was written.
     :raises errors.InDoubt: the deadline passed and the write's fate is unknown.
     """
-    lost = False
+    sent, more = False, True
     entry = displaced = None
     while True:
-        found = yield from _read(hold.ref, lost)
+        found = yield from _read(hold.ref, sent)
         current = page.read(found.text, rules.nobody)
         if current and current.ref == hold.ref:
-            return Outcome(current, found.version, entry, displaced)
+            return Outcome(current, found.version, entry, displaced, fresh=sent)
         if not current or not (current.ref == ref if ref else current.ref is None and current.name == held_by):
             now = f"{current.name} holds the token (ref {current.ref})" if current else "the token is free: acquire it"
             raise errors.NotYours(
                 f"the hold {ref or held_by} is not the current one, {now}", token=describe(current, found.version)
             )
+        _check_time(more)
         summary = f"{page.TAKEN_OVER} {hold.name}: {hold.reason}"
         displaced = current
         ended = replace(current, ref=current.ref or fresh)
         entry = page.render_entry(rules.entry, ended, until=until, summary=summary)
         text = page.add_entry(found.text, entry, rules.heading, rules.newest)
         text = page.write(text, hold, rules.nobody)
-        fate = yield from _commit(Write(text, found.version, comment), hold.ref)
-        if fate is _Fate.APPLIED:
-            return Outcome(hold, found.version + 1, entry, displaced)
-        lost = lost or fate is _Fate.UNCLEAR
-        yield from _again()
+        if (yield from _commit(Write(text, found.version, comment), hold.ref)):
+            return Outcome(hold, found.version + 1, entry, displaced, fresh=True)
+        sent, more = True, (yield Pause())
 
 
 def describe(hold, version):
@@ -184,14 +180,19 @@ def describe(hold, version):
 
 
 def _commit(write, ref):
-    """Send ``write`` until its fate is known."""
+    """
+    Send ``write`` until it is answered; return False for a conflict, after which no copy of it can be applied.
+
+    Even the first conflict does not say that none was: something in between (nginx does so with a PUT) may have sent
+    the write twice, and somebody else may have saved between the copies. So whoever conflicts reads the page again.
+    """
     lost = False
     while True:
         try:
             yield write
-            return _Fate.APPLIED
+            return True
         except Conflict:
-            return _Fate.UNCLEAR if lost else _Fate.OVERTAKEN
+            return False
         except Unanswered as exc:
             lost = True
             if not (yield Pause()):
@@ -203,18 +204,18 @@ def _commit(write, ref):
             raise
 
 
-def _read(ref, lost):
+def _read(ref, sent):
     """Read the page; after a write of ours may have been applied, go on until there is an answer or no time."""
     while True:
         try:
             return (yield Read())
         except Unanswered as exc:
-            if not lost:
+            if not sent:
                 raise
             if not (yield Pause()):
                 raise _doubt(ref, exc) from None
         except errors.StoreError as exc:
-            if lost:
+            if sent:
                 raise _doubt(ref, exc) from None
             raise
 
@@ -244,8 +245,9 @@ def _same(current, mine):
     return current is not None and (current.ref == mine.ref if mine.ref else current == mine)
 
 
-def _again():
-    if not (yield Pause()):
+def _check_time(more):
+    """Refuse another write when the time is over; by the page just read, none of ours stands or can be applied."""
+    if not more:
         raise errors.StoreError("the page is being saved by others again and again; nothing was written, try again")
 
 
