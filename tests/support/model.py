@@ -98,13 +98,13 @@ class Explorer:
         self.pauses = pauses
         self.takers = {client.ref: client.displaces for client in clients}
         self._ids, self._values = {}, []
-        self._next = {}
+        self._next, self._pages = {}, {}
         self._start = (
             self._id((TEXT,)),
             self._id(frozenset()),
             -1 if faults is None else faults,
             edits,
-            *(self._id(("take", (), pauses)) for _ in clients),
+            *(self._id(("take", (), pauses, False)) for _ in clients),
         )
         self.states = 0
         self.outcomes = set()
@@ -139,7 +139,7 @@ class Explorer:
         """The client's next step: one of the protocol's, or how it ended."""
         key = number, ident
         if key not in self._next:
-            phase, history, _ = self._values[ident]
+            phase, history, *_ = self._values[ident]
             self._next[key] = self._replay(self.clients[number].steps(phase), history)
         return self._next[key]
 
@@ -158,18 +158,18 @@ class Explorer:
 
     def _answered(self, number, ident, answer):
         """The client after it got ``answer``."""
-        phase, history, pauses = self._values[ident]
+        phase, history, pauses, _ = self._values[ident]
         if answer is True:
             pauses -= 1
-        following = self._id((phase, (*history, answer), pauses))
+        following = self._id((phase, (*history, answer), pauses, False))
         step = self._step(number, following)
         if not isinstance(step, Done):
             return following
         self.outcomes.add((phase, step.word))
         # What it went through makes no difference any more.
         if phase == "take" and step.word == "ok":
-            return self._id(("use", (), self.pauses))
-        return self._id((f"{phase} ended", step, 0))
+            return self._id(("use", (), 0, False))
+        return self._id((f"{phase} ended", step, 0, False))
 
     # What can happen
 
@@ -184,7 +184,10 @@ class Explorer:
         for number, ident in enumerate(clients):
             phase = self._values[ident][0]
             if phase == "use":
-                yield f"{number} begins to release", self._with(state, number, self._id(("release", (), self.pauses)))
+                yield (
+                    f"{number} begins to release",
+                    self._with(state, number, self._id(("release", (), self.pauses, False))),
+                )
             elif number in moving:
                 yield from self._ask(state, number)
         for text, version in self._values[flying]:
@@ -222,10 +225,12 @@ class Explorer:
         else:
             yield f"{number} reads", self._with(state, number, after(self._read(state[0], step)))
         if faulty:
-            for answer in (LOST, REFUSED):
+            # A refusal of the second copy, after something in between saw the first one applied, would be a lie.
+            twice = self._values[ident][3]
+            for answer in (LOST,) if twice else (LOST, REFUSED):
                 what = f"{number}: {type(step).__name__} {answer}"
                 yield what, self._with(state, number, after(answer), fault=True)
-            yield f"{number} dies", self._with(state, number, self._id(("dead", (), 0)), fault=True)
+            yield f"{number} dies", self._with(state, number, self._id(("dead", (), 0, False)), fault=True)
 
     def _read(self, store, step):
         texts = self._values[store]
@@ -233,7 +238,7 @@ class Explorer:
         return Page(texts[number - 1], number) if number <= len(texts) else MISSING
 
     def _write(self, state, number, step, after, faulty):
-        ident, dead = state[4 + number], self._id(("dead", (), 0))
+        ident, dead = state[4 + number], self._id(("dead", (), 0, False))
         applied, answer = self._apply(state[0], step.text, step.version)
         yield f"{number} writes: {answer}", self._with(state, number, after(answer), applied)
         if not faulty:
@@ -244,7 +249,8 @@ class Explorer:
         both = self._with(state, number, after(answer), applied, under_way, fault=True)
         yield f"{number} writes: {answer}, and once more later", both
         # The client still waits, for the answer to the second copy.
-        yield f"{number} writes twice: {answer}, then…", self._with(state, number, ident, applied, fault=True)
+        waits = self._id((*self._values[ident][:3], True))
+        yield f"{number} writes twice: {answer}, then…", self._with(state, number, waits, applied, fault=True)
         yield f"{number} writes: {answer}, and dies", self._with(state, number, dead, applied, fault=True)
         yield f"{number} writes: late, and dies", self._with(state, number, dead, None, under_way, fault=True)
 
@@ -260,13 +266,15 @@ class Explorer:
 
     def _wrong(self, state):
         texts = self._values[state[0]]
-        if kind := self._wrong_page(texts):
+        if state[0] not in self._pages:
+            self._pages[state[0]] = self._wrong_page(texts)
+        if kind := self._pages[state[0]]:
             return kind
         text = texts[-1]
         current = _held(text)
         users = 0
         for client, ident in zip(self.clients, state[4:], strict=True):
-            phase, done, _ = self._values[ident]
+            phase, done, *_ = self._values[ident]
             own, taken = _entries(text, client.ref)
             if phase == "use" and not taken:
                 users += 1
