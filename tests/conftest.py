@@ -1,5 +1,6 @@
 """Fixtures for all suites: see tests/README.md. Nothing starts before a test asks for it."""
 
+import logging
 import pathlib
 
 import pytest
@@ -115,3 +116,98 @@ def postgres():
         yield server.start()
     finally:
         server.stop()
+
+
+# Salt. Loopback only: the plugin's log server and event listener would listen on all addresses.
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session):
+    server = session.config.pluginmanager.get_plugin("saltfactories-log-server")
+    if server is not None:
+        server.log_host = "127.0.0.1"
+
+
+def pytest_unconfigure():
+    # Salt flushes its stored log records when Python ends, into streams that pytest has closed by then.
+    logging.raiseExceptions = False
+
+
+@pytest.fixture(scope="session")
+def event_listener():
+    from saltfactories.plugins.event_listener import EventListener
+
+    listener = EventListener()
+    listener.host = "127.0.0.1"
+    listener.address = f"tcp://127.0.0.1:{listener.port}"
+    with listener:
+        yield listener
+
+
+@pytest.fixture(scope="session")
+def salt_factories_config(tmp_path_factory):
+    return {
+        "root_dir": tmp_path_factory.mktemp("salt"),
+        "code_dir": str(CHECKOUT),
+        "inject_sitecustomize": False,
+        "start_timeout": 60,
+    }
+
+
+@pytest.fixture
+def loaders(tmp_path):
+    """``loaders(kind="master", **options)``: Salt's loaders over this checkout (tests.support.loaders.Loaders)."""
+    from tests.support.loaders import Loaders
+
+    return lambda kind="master", **options: Loaders(tmp_path / "loaders", kind, **options)
+
+
+@pytest.fixture
+def master_config(tmp_path):
+    """``master_config(deploytoken={…}, **options)``: a master's configuration without a daemon (tests.support.salt)."""
+    from tests.support.salt import Config
+
+    numbers = iter(range(1000))
+    return lambda deploytoken=None, **options: Config.make(
+        tmp_path / f"master{next(numbers)}", deploytoken=deploytoken, **options
+    )
+
+
+@pytest.fixture(scope="session")
+def _wiki(redmine, tmp_path_factory):
+    """One page and one proxy for the running master, whose configuration cannot change between tests."""
+    key = tmp_path_factory.mktemp("key") / "redmine.key"
+    key.touch(0o600)
+    key.write_text(redmine.key("alice"))
+    page = redmine.new_page("Held by: nobody\n\nh2. History\n", title="Deploy_token")
+    with FaultProxy(redmine.url) as started:
+        yield page, started, {"store": started.at(page), "api_key_file": str(key)}
+
+
+@pytest.fixture(scope="session")
+def _cluster(salt_factories, _wiki, tmp_path_factory):
+    from tests.support.salt import Cluster
+
+    started = Cluster(salt_factories, tmp_path_factory.mktemp("roots"), _wiki[2])
+    try:
+        started.start()
+        started.minion("kingfisher-main")
+        started.minion("docs")
+        yield started
+    finally:
+        started.stop()
+
+
+@pytest.fixture
+def cluster(_cluster, _wiki, redmine):
+    """
+    A running master and the minions ``kingfisher-main`` and ``docs`` (tests.support.salt.Cluster).
+
+    Its token is ``cluster.page`` on the real Redmine, through ``cluster.wiki`` (a FaultProxy); both are fresh in each test.
+    """
+    _cluster.page, _cluster.wiki, _cluster.token = _wiki
+    _cluster.wiki.clear()
+    redmine.edit(_cluster.page, "Held by: nobody\n\nh2. History\n", "boss")
+    yield _cluster
+    _cluster.wiki.clear()
+    _cluster.clean()

@@ -1,0 +1,248 @@
+"""
+Run Salt's commands on a configuration of the test's own.
+
+:py:class:`Config` is a configuration folder and its commands; it needs no daemon for runners and orchestrations.
+:py:class:`Cluster` is a real master with real minions on loopback, started by pytest-salt-factories.
+"""
+
+import dataclasses
+import functools
+import getpass
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import yaml
+
+CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
+
+
+@dataclasses.dataclass
+class Result:
+    """A finished command: exit ``code``, ``stdout``, ``stderr``, and ``data``, which is the parsed JSON (or None)."""
+
+    command: list
+    code: int
+    stdout: str
+    stderr: str
+
+    @functools.cached_property
+    def data(self):
+        """The last JSON document on stdout (progress may stand before it)."""
+        for start, character in enumerate(self.stdout):
+            line_starts = start == 0 or self.stdout[start - 1] == "\n"
+            if line_starts and character not in " \n]}":
+                try:
+                    return json.loads(self.stdout[start:])
+                except ValueError:
+                    continue
+        return None
+
+    @property
+    def traceback(self):
+        return "Traceback (most recent call last)" in self.stdout + self.stderr
+
+    def __str__(self):
+        return f"$ {' '.join(self.command)}\nexit {self.code}\n{self.stdout}\n{self.stderr}"
+
+
+def argument(value):
+    """A value as the command line wants it; what is not a string travels as JSON, which is YAML."""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def arguments(positional, named):
+    return [argument(value) for value in positional] + [f"{name}={argument(value)}" for name, value in named.items()]
+
+
+class Config:
+    """The configuration folder ``folder``: of a running master, or (``Config.make``) of one that needs no daemon."""
+
+    def __init__(self, folder):
+        self.folder = pathlib.Path(folder)
+
+    @classmethod
+    def make(cls, base, deploytoken=None, file_roots=(), **options):
+        """
+        A master's configuration below the folder ``base``.
+
+        deploytoken
+            The key of that name; nothing is configured when None.
+        file_roots
+            Folders before the checkout (which always is the last).
+        options
+            Any other key of the master's configuration, instead of what stands here.
+        """
+        base = pathlib.Path(base)
+        paths = {name: base / name for name in ("etc", "cache", "pki", "sock", "run")}
+        for path in (*paths.values(), base / "cache" / "proc"):
+            path.mkdir(parents=True, exist_ok=True)
+        config = {
+            "root_dir": "/",
+            "user": getpass.getuser(),
+            "id": "main",
+            "cachedir": str(paths["cache"]),
+            "pki_dir": str(paths["pki"]),
+            "sock_dir": str(paths["sock"]),
+            "pidfile": str(paths["run"] / "master.pid"),
+            "sqlite_queue_dir": str(paths["cache"] / "queues"),
+            "token_dir": str(paths["cache"] / "tokens"),
+            "extension_modules": str(paths["cache"] / "extmods"),
+            "default_include": "",
+            "log_file": str(base / "log"),
+            "log_level": "error",
+            "interface": "127.0.0.1",
+            "module_dirs": [str(CHECKOUT)],
+            "file_roots": {"base": [*map(str, file_roots), str(CHECKOUT)]},
+            "pillar_roots": {"base": [str(base / "pillar")]},
+            **options,
+        }
+        if deploytoken is not None:
+            config["deploytoken"] = deploytoken
+        (paths["etc"] / "master").write_text(yaml.safe_dump(config))
+        return cls(paths["etc"])
+
+    @property
+    def options(self):
+        return yaml.safe_load((self.folder / "master").read_text())
+
+    def update(self, **options):
+        """Change keys of the configuration (of one that has no daemon)."""
+        (self.folder / "master").write_text(yaml.safe_dump({**self.options, **options}))
+
+    def command(self, program, *words, out="json", timeout=240, environment=None):
+        """A Salt program on this configuration, as a child process."""
+        command = [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder)]
+        command += [f"--out={out}"] if out else []
+        command += [str(word) for word in words]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd="/",
+            env={**clean, **(environment or {})},
+        )
+        return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def run(self, function, *positional, out="json", timeout=240, environment=None, **named):
+        """``salt-run FUNCTION ARGUMENTS``."""
+        words = arguments(positional, named)
+        return self.command("salt-run", function, *words, out=out, timeout=timeout, environment=environment)
+
+    def popen(self, function, *positional, **named):
+        """``salt-run`` in the background, for tests of what happens meanwhile: a Popen with text pipes."""
+        program = pathlib.Path(sys.executable).with_name("salt-run")
+        return subprocess.Popen(
+            [program, "-c", self.folder, "--out=json", function, *arguments(positional, named)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd="/",
+        )
+
+    def orchestrate(self, sls="deploytoken.deploy", timeout=300, out="json", test=None, **deploy):
+        """``salt-run state.orchestrate SLS pillar='{"deploy": {…}}'``; the named arguments are the deploy's."""
+        named = {"pillar": {"deploy": deploy}}
+        if test is not None:
+            named["test"] = test
+        return self.run("state.orchestrate", sls, out=out, timeout=timeout, **named)
+
+
+def states(result):
+    """The state results of an orchestration, in the order in which they ran: a list of dictionaries."""
+    data = (result.data or {}).get("data") or {}
+    rows = [row for answers in data.values() if isinstance(answers, dict) for row in answers.values()]
+    return sorted(rows, key=lambda row: row.get("__run_num__", 0))
+
+
+class Cluster(Config):
+    """
+    A running master and its minions.
+
+    ``cluster.run``, ``cluster.orchestrate``: salt-run on the master. ``cluster.salt("king*", "test.ping")``: data per minion.
+    ``cluster.call("kingfisher-main", "state.apply")``: salt-call on that minion. ``cluster.minions``: id → daemon.
+    """
+
+    def __init__(self, factories, folder, deploytoken, **options):
+        self.factories = factories
+        self.states = pathlib.Path(folder) / "states"
+        self.pillar = pathlib.Path(folder) / "pillar"
+        for path in (self.states, self.pillar):
+            path.mkdir(parents=True, exist_ok=True)
+        self.minions = {}
+        overrides = {
+            "interface": "127.0.0.1",
+            "timeout": 5,
+            "gather_job_timeout": 5,
+            "file_roots": {"base": [str(self.states), str(CHECKOUT)]},
+            "pillar_roots": {"base": [str(self.pillar)]},
+            "ext_pillar": [{"deploytoken": None}],
+            "deploytoken": deploytoken,
+            "log_level_logfile": "info",
+            "fileserver_followsymlinks": False,
+            **options,
+        }
+        self.master = factories.salt_master_daemon("main", overrides=overrides)
+        super().__init__(self.master.config_dir)
+
+    def start(self):
+        # Before the master starts: it looks for external pillars once.
+        synced = self.run("saltutil.sync_all")
+        assert synced.code == 0, synced
+        self.master.start(start_timeout=60)
+        return self
+
+    def minion(self, minion_id, **options):
+        """A running minion of this id, started when first asked for; ``options`` are its configuration."""
+        if minion_id not in self.minions:
+            daemon = self.master.salt_minion_daemon(minion_id, overrides={"master": "127.0.0.1", **options})
+            daemon.start(start_timeout=90)
+            self.minions[minion_id] = daemon
+            synced = self.salt(minion_id, "saltutil.sync_all")
+            assert minion_id in (synced.data or {}), synced
+        return self.minions[minion_id]
+
+    def salt(self, target, function, *positional, timeout=60, target_type="glob", **named):
+        """``salt TARGET FUNCTION``; ``.data`` holds the answers by minion."""
+        types = {"glob": [], "list": ["-L"], "compound": ["-C"], "grain": ["-G"], "pcre": ["-E"]}[target_type]
+        words = arguments(positional, named)
+        return self.command("salt", "--static", "-t", str(timeout), *types, target, function, *words)
+
+    def call(self, minion_id, function, *positional, **named):
+        """``salt-call`` with the minion's configuration; ``.data["local"]`` is the answer."""
+        config = Config(self.minions[minion_id].config_dir)
+        return config.command("salt-call", function, *arguments(positional, named))
+
+    def top(self, **states):
+        """Write top.sls: ``top(**{"*": ["deploytoken.gate", "web"]})``."""
+        (self.states / "top.sls").write_text(yaml.safe_dump({"base": states}))
+
+    def sls(self, name, text):
+        """Write a state file (text, or data that becomes YAML) into the writable root."""
+        path = self.states / f"{name.replace('.', '/')}.sls"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
+        return path
+
+    def pillar_of(self, target, **data):
+        """Write pillar for a target (all other pillar files of the tests go): ``pillar_of("*", busy={…})``."""
+        for old in self.pillar.glob("*.sls"):
+            old.unlink()
+        (self.pillar / "top.sls").write_text(yaml.safe_dump({"base": {target: ["test"]}}))
+        (self.pillar / "test.sls").write_text(yaml.safe_dump(data))
+
+    def clean(self):
+        """Remove what tests wrote into the writable roots."""
+        for root in (self.states, self.pillar):
+            for path in root.rglob("*.sls"):
+                path.unlink()
+
+    def stop(self):
+        for daemon in [*self.minions.values(), self.master]:
+            daemon.terminate()
