@@ -9,22 +9,25 @@ A run of states is let through when the deploy token is held and the run carries
 
     salt 'docs' state.apply pillar='{"deploy": {"ref": "f9c2a1b0"}}'
 
-The rule is asked in two places, because neither sees every run: by the executor ``deploygate``, before every function of
-``state`` that is published or called, and by the state :py:func:`deploytoken.gate <saltext.deploytoken.states.deploytoken.gate>`,
-first in the top file, for what the minion starts by itself (schedule, start-up). Both are installed as ``docs/gate.md`` says.
+The rule is asked in two places, because neither sees every run: by the executor ``deploygate``, before every function
+of ``state`` that is published or called, and by the state :py:func:`deploytoken.gate
+<saltext.deploytoken.states.deploytoken.gate>`, first in the top file, for what the minion starts by itself (schedule,
+start-up). Both are installed as ``docs/gate.md`` says.
 
-What the run says of itself comes with the run. What the *token* says must not: ``pillar=`` on a command line overrides the
-pillar that the states of the run see (measured on 3006.28 and 3008.3), external pillars included. The rule therefore has the
-pillar compiled once more, without any override, with a nonce that the external pillar ``deploytoken`` must echo. An answer out
-of a cache cannot know the nonce. No answer, a late, stale or malformed one is a closed gate.
+What the run says of itself comes with the run. What the *token* says must not: ``pillar=`` on a command line overrides
+the pillar that the states of the run see (measured on 3006.28 and 3008.3), external pillars included. The rule
+therefore has the pillar compiled once more, without any override, with a nonce that the external pillar
+``deploytoken`` must echo. An answer out of a cache cannot know the nonce. No answer, a late, stale or malformed one is
+a closed gate.
 
-How strictly the rule is applied is set per minion by ``deploygate``, in the minion's configuration or, failing that, in pillar
-(which is read from the same fresh compilation, so that a run cannot switch its own gate off):
+How strictly the rule is applied is set per minion by ``deploygate``, in the minion's configuration or, failing that,
+in pillar (which is read from the same fresh compilation, so that a run cannot switch its own gate off):
 
 ``enforce``
     the default. A run that is not allowed is refused.
 ``warn``
-    It runs, and the log, an event ``deploytoken/gate/warned`` and the gate state's warning say that it would have been refused.
+    It runs, and the log, an event ``deploytoken/gate/warned`` and the gate state's warning say that it would have been
+    refused.
 ``off``
     Nothing is asked.
 
@@ -56,8 +59,8 @@ def check(pillar=None, test=False, fun="state.apply"):
         salt 'docs' deploygate.check pillar='{"deploy": {"ref": "f9c2a1b0"}}'
 
     pillar
-        (dict) The pillar that comes with the run. Its key ``deploy`` holds the ``ref`` of the hold under which it runs, or
-        ``break_glass`` and ``by``.
+        (dict) The pillar that comes with the run. Its key ``deploy`` holds the ``ref`` of the hold under which it
+        runs, or ``break_glass`` and ``by``.
 
     test
         (bool) Whether the run is one of ``test=True``, which changes nothing and is let through.
@@ -65,8 +68,8 @@ def check(pillar=None, test=False, fun="state.apply"):
     fun
         (string) The function that wants to run, for the record.
 
-    Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and the way forward), ``mode``, and ``warning`` (bool):
-    allowed although the token does not allow it.
+    Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and the way forward), ``mode``, and
+    ``warning`` (bool): allowed although the token does not allow it.
     """
     mode = _mode(__opts__.get("deploygate"))
     if mode == "off":
@@ -101,7 +104,7 @@ def check(pillar=None, test=False, fun="state.apply"):
 
 
 def _mode(value):
-    """The mode's word, or None where nothing is set. YAML reads a bare ``off`` as False. A word that is none enforces."""
+    """The mode's word, or None without one. YAML reads a bare ``off`` as False. A word that is no mode enforces."""
     if value is None:
         return None
     if value is False:
@@ -124,8 +127,9 @@ def _fresh_pillar(knock):
     """
     Compile this minion's pillar anew, as no run can forge it.
 
-    Without ``pillar_override``; without ``opts["pillar"]``, from which a masterless compilation starts, and which holds the
-    run's override; past this side's caches; and without Salt's many tries, so that a dead master closes the gate soon.
+    Without ``pillar_override``; without ``opts["pillar"]``, from which a masterless compilation starts, and which
+    holds the run's override; past this side's caches; and without Salt's many tries, so that a dead master closes the
+    gate soon.
     """
     opts = dict(__opts__)
     opts.update(pillar={}, pillar_cache=False, minion_data_cache=False, request_channel_tries=1)
@@ -148,12 +152,13 @@ def _verdict(token, nonce, ref):
     Whether this live token lets a run with this ref through, and the line that says why.
 
     token
-        What the fresh pillar says under ``deploytoken``: ``held_by``, ``ref``, ``reason``, ``since``, or ``error``; and ``nonce``.
+        What the fresh pillar says under ``deploytoken``: ``held_by``, ``ref``, ``reason``, ``since``, or ``error``;
+        and ``nonce``.
     """
     if not isinstance(token, dict):
         return False, (
-            "Refused: the pillar of this minion has no live deploy token. Add `ext_pillar: [{deploytoken: }]` to the master's "
-            "configuration, run `salt-run saltutil.sync_pillar` and restart the master."
+            "Refused: the pillar of this minion has no live deploy token. Add `ext_pillar: [{deploytoken: }]` to the "
+            "master's configuration, run `salt-run saltutil.sync_pillar` and restart the master."
         )
     if token.get("nonce") != nonce:
         return False, (
@@ -167,10 +172,11 @@ def _verdict(token, nonce, ref):
         if "held_by" not in token:
             return False, "Refused: the live deploy token is malformed."
         return False, (
-            'Refused: nobody holds the deploy token. Take it with `salt-run deploytoken.acquire reason="…"`, and run again '
-            'with pillar=\'{"deploy": {"ref": "THE REF IT PRINTS"}}\'.'
+            'Refused: nobody holds the deploy token. Take it with `salt-run deploytoken.acquire reason="…"`, and run '
+            'again with pillar=\'{"deploy": {"ref": "THE REF IT PRINTS"}}\'.'
         )
-    hold = f"{holder} holds the deploy token ({token.get('reason') or 'no reason given'}; since {token.get('since') or 'unknown'})"
+    reason, since = token.get("reason") or "no reason given", token.get("since") or "unknown"
+    hold = f"{holder} holds the deploy token ({reason}; since {since})"
     if not current:
         return (
             False,

@@ -1,14 +1,22 @@
 """
-The deploy token in states: the gate on minions, and the holding and releasing in an orchestration
-===================================================================================================
+The deploy token in states: the gate on minions, and the steps of a deploy on the master.
 
 .. versionadded:: 0.1.0
 
-``deploytoken.gate`` goes first into the top file (see ``deploytoken/gate.sls``). The others are steps of
-``deploytoken/deploy.sls`` and run on the master, where they reach the token through its runner.
+``deploytoken.gate`` goes first into the top file (see ``deploytoken/gate.sls``). The others are steps of the
+orchestration ``deploytoken/deploy.sls`` and run on the master, where they reach the token through its runner.
 
 This file depends on nothing but Salt: it travels to the minions alone.
 """
+
+import copy
+import json
+import re
+import shlex
+
+# What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
+REQUEST = ("target", "target_type", "reason", "sls", "consent", "on_failure", "ref", "name", "wait")
+ON_FAILURE = ("hold", "release")
 
 
 def gate(name):
@@ -23,22 +31,278 @@ def gate(name):
             - failhard: True
 
     name
-        A name for people; nothing depends on it.
+        For people; nothing depends on it.
 
     The rule, and how to go on when it refuses, is in :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>`.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     if "deploygate.check" not in __salt__:
-        ret["comment"] = (
-            "Refused: the gate's execution module is not on this minion. Run `salt MINION saltutil.sync_modules`."
-        )
+        ret["comment"] = "Refused: this minion lacks the gate's module. Run `salt MINION saltutil.sync_modules`."
         return ret
     # The run's own pillar, overrides included; `pillar.get` gives asterisks here (Salt 3008).
-    answer = __salt__["deploygate.check"](
-        pillar=dict(__pillar__), test=__opts__.get("test") is True, fun="deploytoken.gate"
-    )
+    test = __opts__.get("test") is True
+    answer = __salt__["deploygate.check"](pillar=dict(__pillar__), test=test, fun="deploytoken.gate")
     ret["result"] = answer.get("allowed") is True
     ret["comment"] = answer.get("comment") or "Refused: the gate gave no answer."
     if answer.get("warning"):
         ret["warnings"] = [ret["comment"]]
     return ret
+
+
+def requested(name):
+    """
+    Check what the orchestration's pillar asks for under ``deploy``, before anything is done.
+
+    .. code-block:: yaml
+
+        request:
+          deploytoken.requested: []
+
+    name
+        For people; nothing depends on it.
+
+    The keys are described in ``docs/procedure.md``. One that is missing, misspelt or of the wrong kind is refused by
+    name.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}}
+    deploy = __pillar__.get("deploy")
+    if not isinstance(deploy, dict):
+        example = '{"deploy": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
+        ret["comment"] = f"Refused: say what to deploy and why, as in pillar='{example}'."
+        return ret
+    wrong = _wrong(deploy)
+    ret["result"] = not wrong
+    ret["comment"] = f"Refused: {wrong}." if wrong else f"{_words(deploy['target'])}: {deploy['reason']}"
+    return ret
+
+
+def held(name, reason, ref, resume=False, by=None, wait=None):
+    """
+    Have the deploy token held under a ref.
+
+    .. code-block:: yaml
+
+        token:
+          deploytoken.held:
+            - reason: upgrade PostgreSQL
+            - ref: f9c2a1b0
+
+    name
+        For people; nothing depends on it.
+
+    reason
+        (string) What for; the others read it on the wiki page.
+
+    ref
+        (string) 8 hex digits, which name this hold and no other.
+
+    resume
+        (bool) Only confirm that the hold with this ref is still the current one; acquire nothing.
+
+    by
+        (string) Who holds it. Default: the configured name, or that of the API key's owner.
+
+    wait
+        (string) How long to wait for somebody else, as in ``15m``. Default: not at all.
+
+    Changes show the holder before and after. With ``test=True``, says who holds it, and fails if that is somebody
+    else.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}}
+    status = _runner("deploytoken.status")
+    if "failed" in status:
+        ret["comment"] = status["failed"]
+    elif __opts__.get("test"):
+        ret["result"], ret["comment"] = _foretell(status, ref, resume)
+    else:
+        answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait)
+        if "failed" in answer:
+            ret["comment"] = answer["failed"]
+        elif answer.get("ref") != ref:
+            ret["comment"] = f"The token was asked for under ref {ref}, and answered with {answer.get('ref')}."
+        else:
+            ret["result"] = True
+            ret["comment"] = f"{answer['held_by']} holds the deploy token (ref {ref})"
+            if status["ref"] != ref:
+                ret["changes"] = {"held_by": {"old": status["held_by"], "new": answer["held_by"]}, "ref": ref}
+    return ret
+
+
+def released(name, reason, ref, resumed=False, on_failure="hold"):
+    """
+    End the deploy: release the token with an entry in the History, or keep it, according to how the steps before
+    ended.
+
+    .. code-block:: yaml
+
+        cleanup:
+          deploytoken.released:
+            - reason: upgrade PostgreSQL
+            - ref: f9c2a1b0
+            - order: last
+            - require:
+              - deploytoken: token
+
+    name
+        For people; nothing depends on it.
+
+    reason
+        (string) What the deploy was for; the beginning of the entry.
+
+    ref
+        (string) The hold to release.
+
+    resumed
+        (bool) The hold is older than this orchestration, which only gives back what it took itself.
+
+    on_failure
+        (string) ``hold`` (default) or ``release``: what to do when ``salt.state`` failed, or a minion that was
+        expected did not answer it with success.
+
+    It looks at the orchestration's own steps: the ``busy.idle`` states say which minions are expected and who
+    consented to what, the ``salt.state`` says who ended how. A deploy that never came to ``salt.state`` gives the
+    token back. One that is kept is a failure of this state too, and the comment has the commands that go on.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}}
+    if __opts__.get("test"):
+        ret["result"] = None
+        ret["comment"] = "The token would be released, with an entry in the History."
+        return ret
+    running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
+    began, trouble = _outcome(running)
+    if trouble and (resumed if not began else on_failure != "release"):
+        ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}.\n{_ways_on(ref, reason)}"
+        return ret
+    summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
+    consent = _consent(running) if began else None
+    answer = _runner("deploytoken.release", summary=_short(summary), ref=ref, consent=consent)
+    if "failed" in answer:
+        ret["comment"] = f"The deploy token is not released: {answer['failed']}\n{_ways_on(ref, reason)}"
+        return ret
+    ret["result"] = True
+    ret["comment"] = f"Released. The History says: {answer.get('entry')}"
+    ret["changes"] = {"held_by": {"old": ref, "new": answer.get("held_by")}, "entry": answer.get("entry")}
+    return ret
+
+
+def _wrong(deploy):
+    """What is wrong with a request, or an empty string."""
+    unknown = sorted(set(deploy) - set(REQUEST))
+    if unknown:
+        hint = " (write `test=True` beside the pillar)" if "test" in unknown else ""
+        return f"deploy: {', '.join(unknown)} is none of {', '.join(REQUEST)}{hint}"
+    for key in ("target", "reason"):
+        if not deploy.get(key):
+            return f"deploy:{key} is missing"
+    for key in ("reason", "target_type", "name", "on_failure"):
+        if key in deploy and not (isinstance(deploy[key], str) and deploy[key].strip()):
+            return f"deploy:{key} is not a text"
+    for key in ("target", "sls"):
+        if key in deploy and not (_words(deploy[key]) and all(isinstance(word, str) for word in _list(deploy[key]))):
+            return f"deploy:{key} is neither a text nor a list of texts"
+    if deploy.get("on_failure", "hold") not in ON_FAILURE:
+        return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
+    if "ref" in deploy and not re.fullmatch("[0-9a-f]{8}", str(deploy["ref"])):
+        return 'deploy:ref is not a text of 8 hex digits; write it in quotes: "ref": "f9c2a1b0"'
+    return ""
+
+
+def _foretell(status, ref, resume):
+    """What ``held`` would come to."""
+    if status["ref"] == ref:
+        return True, f"{status['held_by']} holds the deploy token (ref {ref})"
+    if status["held_by"]:
+        return False, f"{status['held_by']} holds the deploy token ({status['reason']}; since {status['since']})"
+    return (False, f"The hold {ref} is over") if resume else (None, "The deploy token would be acquired")
+
+
+def _outcome(running):
+    """
+    Whether ``salt.state`` began, and what went wrong, or an empty string.
+
+    A step whose requirement failed is there as well, with ``__state_ran__`` False.
+    """
+    applied = _steps(running, "salt.state")
+    if not any(step.get("__state_ran__", True) for step in applied):
+        failed = [step for step in running.values() if step.get("__state_ran__", True) and step.get("result") is False]
+        return False, _first_line(failed[-1]) if failed else "no state was applied"
+    failed = [_first_line(step) for step in applied if step.get("result") is not True]
+    if failed:
+        return True, "; ".join(failed)
+    # Salt's own verdict is not enough: a batch, for one, leaves out who is down and succeeds.
+    checks = [step for step in _steps(running, "busy.idle") if step.get("expected")]
+    if not checks:
+        return True, "it is not known which minions were expected"
+    silent = {minion for step in checks for minion in step["expected"]} - _succeeded(applied)
+    return True, f"no answer from {', '.join(sorted(silent))}" if silent else ""
+
+
+def _succeeded(applied):
+    """Whom a successful ``salt.state`` heard of: those with changes are in its changes, the others in its comment."""
+    minions = set()
+    for step in applied:
+        minions.update((step.get("changes") or {}).get("ret") or {})
+        unchanged = step.get("comment", "").partition(" No changes made to ")[2]
+        minions.update(unchanged.removesuffix(".").split(", "))
+    return minions
+
+
+def _consent(running):
+    """Who consented to the interruption of what, in one line, or None."""
+    given = [step["consented"] for step in _steps(running, "busy.idle") if step.get("consented")]
+    if not given:
+        return None
+    what = {blocker.get("id"): blocker.get("what") for consented in given for blocker in consented.get("to") or []}
+    names = sorted({str(consented.get("by")) for consented in given})
+    return _short(f"{', '.join(names)}: {'; '.join(f'{what[key]} ({key})' for key in sorted(what))}")
+
+
+def _ways_on(ref, reason):
+    again = shlex.quote(json.dumps({"deploy": {**copy.deepcopy(dict(__pillar__["deploy"])), "ref": ref}}))
+    return (
+        f"To run again under the same hold: salt-run state.orchestrate deploytoken.deploy pillar={again}\n"
+        f"To release it: salt-run deploytoken.release ref={ref} summary={shlex.quote(reason)}"
+    )
+
+
+def _runner(function, **kwargs):
+    """
+    Run a runner and return its answer; what went wrong is one line under ``failed``.
+
+    Without ``full_return``, an exception in a runner and a runner that does not exist look like any text (3008.3).
+    """
+    kwargs = {key: value for key, value in kwargs.items() if value is not None}
+    try:
+        answer = __salt__["saltutil.runner"](function, full_return=True, **kwargs)
+    except Exception as error:  # a KeyError where there is no such runner
+        return {"failed": f"{function} cannot be run: {error!r}. Is it synced (`salt-run saltutil.sync_runners`)?"}
+    value = answer.get("return") if isinstance(answer, dict) else answer
+    if isinstance(value, dict) and answer.get("success") is True and not value.get("retcode") and "held_by" in value:
+        return value
+    if isinstance(value, dict) and value.get("message"):
+        return {"failed": value["message"]}
+    return {"failed": f"{function}: {(str(value).strip().splitlines() or ['no answer'])[-1]}"}
+
+
+def _steps(running, function):
+    """The steps of one function; a step's key is ``STATE_|-ID_|-NAME_|-FUNCTION``."""
+    state, _, fun = function.partition(".")
+    return [step for key, step in running.items() if key.startswith(f"{state}_|-") and key.endswith(f"_|-{fun}")]
+
+
+def _first_line(step):
+    return (str(step.get("comment") or "").strip().splitlines() or ["no comment"])[0].rstrip(".")
+
+
+def _list(value):
+    return value if isinstance(value, list) else [value]
+
+
+def _words(value):
+    return ", ".join(str(word) for word in _list(value) if word)
+
+
+def _short(text):
+    """One line that the History can carry."""
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:299] + "…"

@@ -3,8 +3,8 @@ The record of broken glass: runs that passed a closed gate in an emergency, unti
 
 .. versionadded:: 0.1.0
 
-The gate reports each one through the external pillar, so that the record needs neither a reactor nor a listener on the event
-bus. It is a file of JSON lines under ``cachedir``, beside which a lock keeps two processes apart.
+The gate reports each one through the external pillar, so that the record needs neither a reactor nor a listener on the
+event bus. It is a file of JSON lines under ``cachedir``, beside which a lock keeps two processes apart.
 """
 
 import datetime
@@ -37,7 +37,8 @@ def record(cachedir, minion_id, break_glass, fun=None):
 
 def pending(cachedir):
     """
-    Return what is on record and not yet in the History: a list of dictionaries ``minion``, ``by``, ``why``, ``fun``, ``when``.
+    Return what is on record and not yet in the History: a list of dictionaries ``minion``, ``by``, ``why``, ``fun``,
+    ``when``.
     """
     with _open(cachedir) as file:
         return _entries(file)

@@ -3,9 +3,9 @@ The token's state, for many gates at once.
 
 .. versionadded:: 0.1.0
 
-A highstate on a hundred minions is a hundred questions within a second, spread over the master's worker processes. The wiki is
-asked once: a small file under ``cachedir`` holds the last answer, and a lock beside it makes the others wait for the one who
-asks. An error is an answer as well, so that a dead wiki is waited for once and not a hundred times.
+A highstate on a hundred minions is a hundred questions within a second, spread over the master's worker processes. The
+wiki is asked once: a small file under ``cachedir`` holds the last answer, and a lock beside it makes the others wait
+for the one who asks. An error is an answer as well, so that a dead wiki is waited for once and not a hundred times.
 """
 
 import contextlib
@@ -44,8 +44,8 @@ def answer(opts, minion_id, knock):
     ``knock`` (dict)
         The question: ``ref``, under which the run goes, or empty; ``break_glass``, which is put on record; ``fun``.
 
-    Returns ``held_by``, ``ref``, ``reason`` and ``since``, or ``error``. Never raises: an exception in an external pillar would
-    disturb more than the gate.
+    Returns ``held_by``, ``ref``, ``reason`` and ``since``, or ``error``. Never raises: an exception in an external
+    pillar would disturb more than the gate.
     """
     try:
         if knock.get("break_glass"):
@@ -79,8 +79,8 @@ def _will_do(last, ref, arrived):
     """
     Whether the last answer serves this run.
 
-    Always, if the wiki was asked after the run knocked. A slightly older one serves unless it would turn away a run that
-    carries a ref: that hold may have been acquired a second ago.
+    Always, if the wiki was asked after the run knocked. A slightly older one serves unless it would turn away a run
+    that carries a ref: that hold may have been acquired a second ago.
     """
     if last["asked"] >= arrived:
         return True
