@@ -15,6 +15,7 @@ The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the sa
 
 import json
 import re
+import ssl
 import time
 from urllib.parse import urlsplit
 
@@ -137,11 +138,12 @@ class Redmine(Store):
                     body += chunk
                     if len(body) > _MOST_BYTES or time.monotonic() > deadline:
                         raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
-        except requests.exceptions.SSLError as exc:
-            raise errors.StoreError(
-                f"{self._host}: the certificate is not trusted ({_short(exc)}); set deploytoken.verify"
-            ) from None
         except requests.RequestException as exc:
+            # Other errors of TLS may come after the write was sent, such as an end without a farewell.
+            if isinstance(_innermost(exc), ssl.SSLCertVerificationError):
+                raise errors.StoreError(
+                    f"{self._host}: the certificate is not trusted; set deploytoken.verify to the file of its CA"
+                ) from None
             raise Unanswered(
                 f"{self._host} does not answer ({_short(exc)}); is it up, and deploytoken.store right?"
             ) from None
@@ -179,10 +181,18 @@ class Redmine(Store):
 
 def _short(exc):
     """Return the kind of a requests error, without the address, the objects and the memory addresses in its text."""
-    while exc.args and isinstance(exc.args[0], Exception):
-        exc = exc.args[0]
-    reason = getattr(exc, "reason", None)
-    return type(reason if isinstance(reason, Exception) else exc).__name__
+    return type(_innermost(exc)).__name__
+
+
+def _innermost(exc):
+    """Return the error at the bottom of those that requests and urllib3 wrap around it."""
+    while True:
+        inner = getattr(exc, "reason", None)
+        if not isinstance(inner, Exception):
+            inner = exc.args[0] if exc.args else None
+        if not isinstance(inner, Exception):
+            return exc
+        exc = inner
 
 
 def _without_query(location):
