@@ -192,18 +192,29 @@ class Token:
         Carry out the protocol's steps.
 
         An interruption is held back until the outcome is known: in the middle of a write it would leave a hold that
-        nobody knows of. If by then ``withdraw``, the hold that was asked for, is ours, it is given back.
+        nobody knows of. If by then ``withdraw``, the hold that was asked for, was taken, it is given back; a hold
+        that was only confirmed stands as it stood. A second interruption ends the resends: then the answer is doubt.
         """
         with _held_back() as interrupted:
-            outcome = self._drive(steps)
-            if interrupted and withdraw:
-                undo = protocol.release(
-                    self.rules, f"withdraw ref={withdraw.ref}", None, "", fresh=withdraw.ref, ref=withdraw.ref
-                )
-                self._drive(undo)
+            outcome = self._drive(steps, interrupted)
+            if interrupted and withdraw and outcome.fresh:
+                self._withdraw(withdraw.ref)
         return outcome
 
-    def _drive(self, steps):
+    def _withdraw(self, ref):
+        undo = protocol.release(self.rules, f"withdraw ref={ref}", None, "", fresh=ref, ref=ref)
+        try:
+            self._drive(undo)
+        except errors.NotYours:
+            pass  # somebody has ended it already
+        except (errors.StoreError, errors.InDoubt) as exc:
+            raise errors.InDoubt(
+                f"interrupted after the token was taken, and it could not be given back ({exc}); once the wiki answers,"
+                f' run `salt-run deploytoken.release ref={ref} summary="not used"`',
+                ref=ref,
+            ) from None
+
+    def _drive(self, steps, interrupted=()):
         deadline = self._clock.monotonic() + self.config.deadline
         pauses = 0
         send, value = steps.send, None
@@ -212,7 +223,7 @@ class Token:
                 step = send(value)
                 try:
                     if isinstance(step, protocol.Pause):
-                        value = self._pause(pauses, deadline)
+                        value = len(interrupted) < 2 and self._pause(pauses, deadline)
                         pauses += 1
                     else:
                         value = self._ask(step)
@@ -240,7 +251,11 @@ class Token:
 
 @contextmanager
 def _held_back():
-    """Hold SIGINT and SIGTERM back while the block runs, and deliver them at its end; yield the list of them."""
+    """
+    Hold SIGINT and SIGTERM back while the block runs, and deliver the first at its end; yield the list of them.
+
+    When the block ends in doubt, none is delivered: the doubt must be reported, and ends the command as well.
+    """
     came = []
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread gets signals, and only it may set handlers.
@@ -251,6 +266,9 @@ def _held_back():
         signal.signal(number, lambda number, frame: came.append(number))
     try:
         yield came
+    except errors.InDoubt:
+        came.clear()
+        raise
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
