@@ -7,6 +7,7 @@ Plain Python, without Salt's dunders, shared by the runners and the external pil
 ``page``            the wiki page as text: read the holder's line, write it, add an entry
 ``store``           compare-and-swap of that text: the interface, and the choice by URL
 ``redmine``         a store: a Redmine wiki page
+``redmine_checks``  what the doctor looks at in a Redmine
 ``sqlite``          a store: one local file
 ``protocol``        acquire, release, take over: pure decisions, without input or output
 ``token``           the protocol carried out on a store

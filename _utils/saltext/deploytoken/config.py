@@ -18,6 +18,7 @@ The master's configuration under the one key ``deploytoken``, checked as a whole
 ``store: sqlite:////var/lib/deploytoken/token.db`` keeps the page in a local file instead.
 """
 
+import stat
 import string
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,6 +100,17 @@ def section(opts):
     if not isinstance(raw, dict):
         raise errors.Invalid(f"deploytoken: must be a mapping with a `store`, not {type(raw).__name__}")
     return raw
+
+
+def check_key_file(opts):
+    """Yield the doctor's check of the rights on ``api_key_file``, if there is one."""
+    path = section(opts).get("api_key_file")
+    if path:
+        open_to_all = Path(path.strip()).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
+        text = (
+            f"everybody can read {path}; run `chmod o-rwx {path}`" if open_to_all else f"{path} is not for everybody"
+        )
+        yield "key file", not open_to_all, text
 
 
 def _refuse_unknown(raw, known, key):

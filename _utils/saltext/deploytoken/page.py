@@ -86,6 +86,16 @@ def line(hold):
     return f"{hold.name} ({hold.reason}; since {hold.since}{until}; ref {hold.ref})"
 
 
+def count_holders(text):
+    """Return how many holder's lines the page has; one is right."""
+    return sum(_HOLDER.fullmatch(_bare(item)) is not None for item in _lines(text))
+
+
+def has_section(text, heading="History"):
+    """Return whether the page has the heading."""
+    return _section(_lines(text), heading) is not None
+
+
 def add_entry(text, entry, heading="History", newest="first"):
     """
     Return the page with ``entry``, one line, under the heading.

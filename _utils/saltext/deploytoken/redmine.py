@@ -45,8 +45,9 @@ class Redmine(Store):
         if not config.api_key:
             raise errors.Invalid("deploytoken.api_key: needed for a Redmine page (or deploytoken.api_key_file)")
         self._host = f"{parts.scheme}://{parts.netloc}"
-        self._base = f"{self._host}{match['base']}"
-        self.url = f"{self._base}/projects/{match['project']}/wiki/{match['title']}"
+        self.base = f"{self._host}{match['base']}"
+        self.project = match["project"]
+        self.url = f"{self.base}/projects/{self.project}/wiki/{match['title']}"
         self._timeout = config.timeout
         self._session = requests.Session()
         # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
@@ -89,9 +90,18 @@ class Redmine(Store):
         raise errors.StoreError(f"{self.url} was not created: status {status}; look at the page, then try again")
 
     def operator(self):
-        user = self._json(*self._request("GET", f"{self._base}/users/current.json"), "user")
+        user = self._json(*self._request("GET", f"{self.base}/users/current.json"), "user")
         name = f"{user.get('firstname') or ''} {user.get('lastname') or ''}".strip()
         return name or user.get("login")
+
+    def checks(self):
+        from saltext.deploytoken import redmine_checks
+
+        return redmine_checks.run(self)
+
+    def get(self, path):
+        """Return status, headers and body of a GET, whatever the status; for the doctor."""
+        return self._send("GET", f"{self.base}{path}")
 
     def close(self):
         self._session.close()
@@ -127,6 +137,12 @@ class Redmine(Store):
 
     def _request(self, method, url, data=None):
         """Return the status and body of an answer that is neither an error nor a redirect."""
+        status, headers, body = self._send(method, url, data)
+        self._refuse(status, headers.get("Location"), body)
+        return status, body
+
+    def _send(self, method, url, data=None):
+        """Return the status, headers and body of an answer, whatever it is."""
         try:
             # requests' time-out runs anew with every byte; the deadline bounds a server that drips.
             deadline = time.monotonic() + 2 * self._timeout
@@ -147,8 +163,7 @@ class Redmine(Store):
             raise Unanswered(
                 f"{self._host} does not answer ({_short(exc)}); is it up, and deploytoken.store right?"
             ) from None
-        self._refuse(response.status_code, response.headers.get("Location"), body)
-        return response.status_code, body
+        return response.status_code, response.headers, body
 
     def _refuse(self, status, location, body):
         """Raise for a status that is a refusal; Redmine's own bodies are empty, so the words are ours."""

@@ -7,6 +7,7 @@ Every version of the page is one row, so compare-and-swap is an insert at the ne
 import getpass
 import os
 import sqlite3
+import stat
 import time
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -88,6 +89,37 @@ class Sqlite(Store):
             return os.environ.get("SUDO_USER") or getpass.getuser()
         except (KeyError, OSError):
             return None
+
+    def checks(self):
+        folder = self.path.parent
+        if not self.path.exists():
+            yield "file", False, self._missing()
+            return
+        # SQLite keeps its journal beside the file while it writes.
+        writable = os.access(folder, os.W_OK | os.X_OK)
+        yield "folder", writable, f"{folder} can be written to" if writable else f"make {folder} writable for you"
+        mode = self.path.stat().st_mode
+        if not os.access(self.path, os.R_OK | os.W_OK):
+            yield "file", False, f"{self.path} cannot be read and written by you; change its owner or rights"
+        elif mode & stat.S_IWOTH:
+            yield "file", False, f"everybody may write to {self.path}; run `chmod o-w {self.path}`"
+        else:
+            yield "file", True, f"{self.path} can be read and written"
+        try:
+            with self._connection() as connection:
+                (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+                (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
+        except (sqlite3.Error, errors.StoreError) as exc:
+            yield "database", False, str(exc) if isinstance(exc, errors.StoreError) else self._trouble(exc)
+            return
+        sound = health == "ok" and synchronous >= 2
+        yield (
+            "database",
+            sound,
+            "sound, and saved to disk before a write counts"
+            if sound
+            else f"{self.path} is damaged: {health}; restore it",
+        )
 
     def _select(self, where, *values):
         with self._connection() as connection:

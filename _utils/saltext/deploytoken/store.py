@@ -65,6 +65,15 @@ class Store(ABC):
     def operator(self):
         """Return the name under which the store knows the operator, or None."""
 
+    def checks(self):
+        """
+        Yield a name, True or False or None (cannot be told), and a line with the remedy, for the doctor.
+
+        For what only this kind of store can know, and without writing. Nothing else is looked at when ``server`` is
+        False.
+        """
+        return iter(())
+
     def close(self):
         """Give back what the store keeps open."""
 
