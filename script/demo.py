@@ -499,8 +499,8 @@ class Demo:
         self.tell("A spider runs in Scrapyd, with the note “Started by Jane Doe”.")
         if not self.crawls:
             self.tell(
-                """(Other spiders run on this machine, and would block the deploy, as they should: so the demo asks its own
-                Scrapyd only, and not the process table, which alone has the note of a running job.)"""
+                """(Other spiders run on this machine, and would block the deploy, as they should: so the demo asks its
+                own Scrapyd only, and not the process table, which alone has the note of a running job.)"""
             )
         if self.tmux:
             self._tmux("-f", os.devnull, "new-session", "-d", "-s", "jd-import-data", "sleep", "3600")
