@@ -1,0 +1,130 @@
+"""The configuration is checked as a whole, each mistake names its key, and no key of the API is ever shown."""
+
+import dataclasses
+
+import pytest
+
+from saltext.deploytoken import config, errors
+
+KEY = "0123456789abcdef0123456789abcdef01234567"
+STORE = "https://crm.example.org/projects/ocds/wiki/Deploy_token"
+
+
+def parse(**values):
+    return config.parse({"deploytoken": {"store": STORE, **values}})
+
+
+def refused(match, **values):
+    with pytest.raises(errors.Invalid, match=match) as caught:
+        parse(**values)
+    assert "\n" not in str(caught.value)
+    assert KEY not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_store_is_enough_and_the_rest_has_defaults():
+    parsed = parse()
+
+    assert (parsed.store, parsed.nobody, parsed.timeout, parsed.deadline) == (STORE, "nobody", 10, 60)
+    assert parsed.verify is True
+    assert (parsed.history.heading, parsed.history.newest) == ("History", "first")
+
+
+@pytest.mark.parametrize("opts", [{}, {"deploytoken": None}, {"deploytoken": {}}, {"deploytoken": {"store": ""}}])
+def test_without_a_store_both_kinds_are_shown(opts):
+    with pytest.raises(errors.Invalid, match=r"^deploytoken: .*https://.*sqlite:////"):
+        config.parse(opts)
+
+
+@pytest.mark.parametrize("section", ["https://x", ["store"], 3])
+def test_a_section_that_is_no_mapping_is_refused(section):
+    with pytest.raises(errors.Invalid, match=r"^deploytoken: must be a mapping"):
+        config.parse({"deploytoken": section})
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("store", [3, ["x"], "a\nb", " "]),
+        ("name", [3, "", "Al\tice", ["Alice"]]),
+        ("nobody", [False, "", "no\nbody"]),
+        ("timeout", [0, -1, "soon", True, 3601, "2h", []]),
+        ("deadline", [0, "x", None, 4000]),
+        ("verify", [None, 0, [], {}]),
+        ("history", ["x", [], 3]),
+        ("api_key", ["", " ", None, 3, "two words", "sch\u00f6n", "sdb://vault/key"]),
+        ("api_key_file", ["", None, 3, "/nonexistent/key", "/"]),
+        ("typo", [1]),
+    ],
+)
+def test_every_mistake_names_its_key(key, values):
+    for value in values:
+        refused(rf"^deploytoken\.{key}: ", **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("heading", ["", 3, "a\nb"]),
+        ("newest", ["top", 3]),
+        ("entry", ["", "no list {ref}", "* {who} {ref}", "* {ref", "* {name}: {summary}", "* {} {ref}", 3]),
+        ("typo", ["x"]),
+    ],
+)
+def test_every_mistake_under_history_names_its_key(key, values):
+    for value in values:
+        refused(rf"^deploytoken\.history\.{key}: ", history={key: value})
+
+
+def test_an_unknown_key_is_answered_with_the_known_ones():
+    message = refused("no such key", api_token=KEY)
+
+    assert "api_key_file" in message
+    assert "store" in message
+
+
+@pytest.mark.parametrize("value", [None, "sdb://vault/redmine_api_key"])
+def test_a_secret_that_salt_could_not_resolve_is_refused(value):
+    refused(r"^deploytoken\.api_key: empty, or an sdb:// address", api_key=value)
+
+
+def test_an_api_key_comes_from_the_configuration_or_a_file_but_not_both(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(f"{KEY}\n")
+
+    assert parse(api_key=f" {KEY} ").api_key == KEY
+    assert parse(api_key_file=str(path)).api_key == KEY
+    refused(r"^deploytoken\.api_key: give api_key or api_key_file, not both", api_key=KEY, api_key_file=str(path))
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", f"{KEY} {KEY}".encode(), b"\xff\xfe", f"{KEY}\n{KEY}".encode()])
+def test_a_file_without_one_key_in_it_is_refused_and_its_content_not_shown(tmp_path, content):
+    path = tmp_path / "key"
+    path.write_bytes(content)
+
+    refused(r"^deploytoken\.api_key_file: ", api_key_file=str(path))
+
+
+def test_an_api_key_is_in_no_representation():
+    parsed = parse(api_key=KEY)
+
+    assert KEY not in f"{parsed!r} {parsed} {[parsed]}"
+    assert KEY not in repr(dataclasses.replace(parsed, name="Alice"))
+
+
+def test_certificates_are_verified_unless_somebody_says_false():
+    assert parse(verify="/etc/ssl/ca.pem").verify == "/etc/ssl/ca.pem"
+    assert parse(verify=False).verify is False
+
+
+def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    opts = {"deploytoken": {"store": STORE, "api_key_file": str(path)}}
+
+    for mode, ok in ((0o644, False), (0o602, False), (0o640, True), (0o600, True)):
+        path.chmod(mode)
+        ((name, found, text),) = config.check_key_file(opts)
+        assert (name, found) == ("key file", ok)
+        assert (f"chmod o-rwx {path}" in text) is not ok
+    assert list(config.check_key_file({"deploytoken": {"store": STORE}})) == []

@@ -1,0 +1,263 @@
+"""Past holds are read back from the page's versions, and what people typed is marked."""
+
+import dataclasses
+import unicodedata
+
+import pytest
+
+from saltext.deploytoken import history, page, protocol
+from saltext.deploytoken.store import Missing, Page
+
+RULES = protocol.Rules()
+ALICE = page.Hold(name="Alice", reason="upgrade PostgreSQL", since="2026-11-22 22:30 UTC", ref="aaaaaaaa")
+BOB = page.Hold(name="Bob", reason="site is down", since="2026-11-22 23:00 UTC", ref="bbbbbbbb")
+TEXT = "Held by: nobody\n\nh2. History\n"
+
+
+class Wiki:
+    """A page whose versions are written by steps of our own protocol, or by hand."""
+
+    def __init__(self, text=TEXT):
+        self.pages = [Page(text, 1, "Boss", "init", "2026-11-22T22:00:00Z")]
+
+    def save(self, text, comment="", author="Alice"):
+        number = len(self.pages) + 1
+        self.pages.append(Page(text, number, author, comment, f"2026-11-22T22:{number:02d}:00Z"))
+        return self
+
+    def run(self, steps):
+        send, value = steps.send, None
+        try:
+            while True:
+                step = send(value)
+                value = self.pages[-1] if isinstance(step, protocol.Read) else None
+                if isinstance(step, protocol.Write):
+                    self.save(step.text, step.comment)
+        except StopIteration:
+            return self
+
+    def acquire(self, hold=ALICE, jid=""):
+        return self.run(protocol.acquire(hold, f"acquire ref={hold.ref} id={hold.ref * 4}{jid}: {hold.reason}", RULES))
+
+    def release(self, ref="aaaaaaaa", name=None, summary="upgraded: all well"):
+        comment = f"release ref={ref or '-'} id={'c' * 32}: {summary}"
+        until = "2026-11-22 23:30 UTC"
+        return self.run(protocol.release(RULES, comment, summary, until, fresh="c" * 8, ref=ref, name=name))
+
+    def take_over(self, hold=BOB, ref="aaaaaaaa", held_by=None):
+        comment = f"takeover ref={hold.ref} id={hold.ref * 4} displaced={ref or '-'}: {hold.reason}"
+        steps = protocol.take_over(
+            hold, comment, RULES, "2026-11-22 23:00 UTC", fresh="d" * 8, ref=ref, held_by=held_by
+        )
+        return self.run(steps)
+
+    def edit(self, old, new, comment=""):
+        assert old in self.pages[-1].text
+        return self.save(self.pages[-1].text.replace(old, new), comment, author="Wiki User")
+
+    # What history.versions wants of a store.
+
+    def read(self):
+        return self.pages[-1]
+
+    def read_version(self, number):
+        self.asked = [*getattr(self, "asked", []), number]
+        if self.pages[number - 1] is None:
+            raise Missing("deleted")
+        return self.pages[number - 1]
+
+    def past(self, limit=20, most=1000):
+        return history.past(history.versions(self, most), RULES, limit)
+
+    def holds(self, *keys):
+        return [tuple(hold[key] for key in keys) for hold in self.past()["holds"]]
+
+
+def test_a_page_that_nobody_held_has_no_holds():
+    assert Wiki().past() == {"holds": [], "unreadable": [], "complete": True}
+    assert history.table(Wiki().past()) == "Nobody has held the token yet."
+
+
+def test_a_released_hold_has_who_why_from_to_and_its_entry():
+    assert Wiki().acquire().edit("h2.", "More.\n\nh2.").release().past() == {
+        "holds": [
+            {
+                "held_by": "Alice",
+                "ref": "aaaaaaaa",
+                "reason": "upgrade PostgreSQL",
+                "from": "2026-11-22 22:02 UTC",
+                "to": "2026-11-22 22:04 UTC",
+                "ended": "released",
+                "ended_by": "Alice",
+                "entry": "* 2026-11-22 23:30 UTC Alice: upgraded: all well (ref aaaaaaaa)",
+                "by_hand": False,
+                "unreadable": [],
+            }
+        ],
+        "unreadable": [],
+        "complete": True,
+    }
+
+
+def test_the_newest_hold_is_first_and_still_held():
+    wiki = Wiki().acquire().release().acquire(BOB)
+
+    assert wiki.holds("held_by", "ended", "to") == [
+        ("Bob", "still held", None),
+        ("Alice", "released", "2026-11-22 22:03 UTC"),
+    ]
+
+
+def test_a_hold_taken_for_a_job_is_ours_as_well():
+    assert Wiki().acquire(jid=" jid=20261122223000123456").holds("by_hand") == [(False,)]
+    assert history.comment("acquire ref=aaaaaaaa id=ab jid=20261122223000123456: x")["jid"] == "20261122223000123456"
+    assert history.comment("acquire ref=aaaaaaaa id=ab: fake jid=20261122223000123456: x")["jid"] is None
+
+
+def test_a_takeover_ends_one_hold_and_begins_another():
+    wiki = Wiki().acquire().take_over().release("bbbbbbbb")
+
+    assert wiki.holds("held_by", "ended", "ended_by", "by_hand") == [
+        ("Bob", "released", "Alice", False),
+        ("Alice", "taken over", "Bob", False),
+    ]
+    assert "taken over by Bob: site is down" in wiki.past()["holds"][1]["entry"]
+
+
+def test_a_withdrawn_hold_says_so_and_has_no_entry():
+    wiki = Wiki().acquire().save(TEXT, "withdraw ref=aaaaaaaa")
+
+    assert wiki.holds("ended", "entry", "by_hand") == [("withdrawn", None, False)]
+
+
+@pytest.mark.parametrize(
+    "comment", ["", "release", "acquire ref=bbbbbbbb id=bb: other", "release ref=bbbbbbbb id=bb: x"]
+)
+def test_a_hold_that_somebody_ended_by_typing_is_marked(comment):
+    wiki = Wiki().acquire().save(TEXT + "\n* Alice forgot\n", comment, author="Carol")
+
+    assert wiki.holds("ended", "ended_by", "by_hand", "entry") == [("by hand", "Carol", True, "* Alice forgot")]
+
+
+def test_a_name_that_somebody_typed_is_a_hold_by_hand():
+    wiki = Wiki().edit("nobody", "Carol")
+
+    assert wiki.holds("held_by", "ref", "reason", "from", "ended", "by_hand") == [
+        ("Carol", None, None, "2026-11-22 22:02 UTC", "still held", True)
+    ]
+
+
+def test_a_typed_hold_that_is_released_by_us_began_by_hand_and_has_its_entry():
+    wiki = Wiki().edit("nobody", "Carol").release(None, "Carol")
+
+    assert wiki.holds("ended", "by_hand", "entry") == [
+        ("released", True, "* 2026-11-22 23:30 UTC Carol: upgraded: all well (ref cccccccc)")
+    ]
+
+
+def test_a_typed_hold_that_is_taken_over_says_by_whom():
+    wiki = Wiki().edit("nobody", "Carol").take_over(ref=None, held_by="Carol")
+
+    assert wiki.holds("held_by", "ended", "ended_by") == [("Bob", "still held", None), ("Carol", "taken over", "Bob")]
+
+
+def test_a_line_copied_by_hand_with_a_ref_of_its_own_is_by_hand():
+    wiki = Wiki().save(page.write(TEXT, ALICE), "looks fine")
+
+    assert wiki.holds("ref", "by_hand") == [("aaaaaaaa", True)]
+
+
+def test_an_edited_reason_is_the_same_hold_and_marked():
+    wiki = Wiki().acquire().edit("upgrade PostgreSQL", "upgrade everything").release()
+
+    assert wiki.holds("reason", "ended", "by_hand") == [("upgrade everything", "released", True)]
+
+
+def test_a_name_put_in_place_of_another_is_two_holds():
+    wiki = Wiki().acquire()
+    wiki.save(TEXT.replace("nobody", "Carol"), author="Carol")
+
+    assert wiki.holds("held_by", "ended", "ended_by") == [("Carol", "still held", None), ("Alice", "by hand", "Carol")]
+
+
+def test_unreadable_versions_within_a_hold_are_marked():
+    wiki = Wiki().acquire().edit("Held by:", "Held:").edit("Held:", "Held by:").release()
+
+    assert wiki.holds("ended", "by_hand", "unreadable") == [("released", True, [3])]
+    (mangled,) = wiki.past()["unreadable"]
+    assert (mangled["version"], mangled["author"], mangled["saved"]) == (3, "Wiki User", "2026-11-22 22:03 UTC")
+    assert "no line" in mangled["why"]
+
+
+def test_a_hold_below_an_unreadable_page_has_an_unknown_end():
+    wiki = Wiki().acquire().edit("Held by:", "Held:")
+
+    assert wiki.holds("held_by", "ended", "unreadable", "to") == [("Alice", "unknown", [3], None)]
+
+
+def test_deleted_versions_are_marked_as_such():
+    wiki = Wiki().acquire().edit("h2.", "More.\n\nh2.").release()
+    wiki.pages[2] = None
+
+    assert wiki.holds("ended", "unreadable") == [("released", [3])]
+    assert wiki.past()["unreadable"][0]["why"] == "it was deleted"
+
+
+def test_no_version_is_read_that_is_not_needed():
+    wiki = Wiki()
+    for number in range(5):
+        ref = str(number) * 8
+        wiki.acquire(dataclasses.replace(ALICE, ref=ref)).release(ref)
+
+    found = wiki.past(limit=2)
+
+    assert len(found["holds"]) == 2
+    assert not found["complete"]
+    assert wiki.asked == [10, 9, 8, 7]
+
+
+def test_the_number_of_versions_read_is_bounded():
+    wiki = Wiki().acquire()
+    for number in range(20):
+        wiki.edit("h2.", f"{number}\n\nh2.")
+
+    found = wiki.past(most=10)
+
+    assert len(wiki.asked) == 9
+    assert not found["complete"]
+    # The beginning was not seen: what the line says, and nothing made up.
+    assert [(hold["from"], hold["by_hand"]) for hold in found["holds"]] == [("2026-11-22 22:30 UTC", False)]
+
+
+def test_a_stores_odd_time_comes_back_as_it_is():
+    wiki = Wiki().acquire()
+    wiki.pages[1] = dataclasses.replace(wiki.pages[1], saved="yesterday")
+
+    assert wiki.holds("from") == [("yesterday",)]
+
+
+def test_the_table_is_readable_at_80_columns():
+    long = dataclasses.replace(
+        ALICE, name="Friederike-Wilhelmine von Hohenzollern", reason="all of it, " * 15 + "twice"
+    )
+    wiki = Wiki().acquire(long).edit("Held by:", "Held:").edit("Held:", "Held by:").release(summary="did " * 40)
+    wiki.acquire(BOB).save(TEXT, author="Carol").edit("nobody", "Käthe").take_over(ref=None, held_by="Käthe")
+
+    text = history.table(wiki.past())
+
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not any(unicodedata.category(char) == "Cc" for line in lines for char in line)
+    assert " ".join(lines[0].split()) == "WHEN (UTC) WHO ENDED WHY, AND WHAT WAS DONE"
+    flat = " ".join(text.split())
+    for what in (
+        "still held",
+        "taken over by",
+        "Bob",
+        "by hand",
+        "(Carol)",
+        "edited by hand",
+        "unreadable",
+        "aaaaaaaa",
+    ):
+        assert what in flat
