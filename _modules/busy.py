@@ -44,6 +44,7 @@ is given as ``instances``. It changes nothing, and returns three lists of dictio
 import contextvars
 import datetime
 import hashlib
+import inspect
 import re
 import threading
 import time
@@ -142,6 +143,10 @@ def _ask(name, settings, seconds):
         settings = {"instances": settings}
     if not isinstance(settings, dict):
         return f"busy:{name}: settings are needed, as a mapping or a list of mappings"
+    try:
+        inspect.signature(__salt__[function]).bind(**settings)
+    except TypeError as error:
+        return f"busy:{name}: {error}"
     if seconds <= 0:
         return f"not asked: the {TOTAL} seconds for all probes are over"
     try:
@@ -150,8 +155,6 @@ def _ask(name, settings, seconds):
         return f"did not answer within {seconds:.0f} seconds"
     except SaltException as error:
         return f"busy:{name}: {error}" if type(error).__name__ == "SaltInvocationError" else str(error)
-    except TypeError as error:
-        return f"busy:{name}: {re.sub(r'^.*[(][)] ', '', str(error))}"
     except Exception as error:
         # Its message may quote what it was given, and with that a password: where it happened says enough.
         place = traceback.extract_tb(error.__traceback__)[-1]

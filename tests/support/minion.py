@@ -5,15 +5,22 @@ import salt.loader
 import salt.utils.platform
 
 
-def functions(checkout, folder, busy=None, pillar=None, minion_id="kingfisher-main", **more):
-    """``__salt__`` of a minion whose configuration and pillar are given; ``busy`` is short for pillar's key of that name."""
+def functions(checkout, folder, busy=None, pillar=None, opts_busy=None, modules=(), minion_id="kingfisher-main"):
+    """
+    ``__salt__`` of a minion; its ``__context__`` is the attribute ``busy_context``.
+
+    ``busy`` is short for pillar's key of that name, ``opts_busy`` for that of the minion's configuration; ``modules`` are
+    folders with a folder ``_modules``, which count before this tree.
+    """
     opts = salt.config.minion_config(None)
     folders = {
         "root_dir": str(folder),
         "cachedir": str(folder / "cache"),
         "extension_modules": str(folder / "extmods"),
     }
-    opts.update(folders, id=minion_id, file_client="local", module_dirs=[str(checkout)], **more)
+    opts.update(folders, id=minion_id, file_client="local", module_dirs=[str(checkout), *map(str, modules)])
+    if opts_busy is not None:
+        opts["busy"] = opts_busy
     opts["pillar"] = pillar if pillar is not None else {"busy": busy} if busy is not None else {}
     opts["grains"] = {
         "os": "Debian",

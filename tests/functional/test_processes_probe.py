@@ -1,0 +1,118 @@
+"""The processes and who probes, against real processes."""
+
+import subprocess
+import sys
+
+import psutil
+import pytest
+from salt.exceptions import SaltInvocationError
+
+from tests.support import minion, process
+from tests.support.wait import until
+
+PROGRAM = """
+import subprocess, sys, time
+if sys.argv[1:2] == ["fork"]:
+    subprocess.Popen([sys.executable, sys.argv[0]])
+time.sleep(7777)
+"""
+
+
+@pytest.fixture
+def functions(checkout, tmp_path):
+    return minion.functions(checkout, tmp_path)
+
+
+@pytest.fixture
+def start(tmp_path):
+    started = []
+
+    def start(name, *arguments):
+        """A real process whose program has this name."""
+        program = tmp_path / name
+        program.write_text(PROGRAM)
+            "import sys, subprocess, time\nsys.argv[1:2] == ['fork'] and subprocess.Popen([sys.executable, sys.argv[0]])\ntime.sleep(7777)\n"
+        )
+        started.append(process.start([sys.executable, program, *arguments], tmp_path / "log"))
+        return started[-1]
+
+    yield start
+    for one in started:
+        process.end(one)
+
+
+def found(functions, *patterns, **settings):
+    return [
+        int(blocker["id"].rpartition(":")[2])
+        for blocker in functions["processes.probe"](list(patterns), **settings)["blockers"]
+    ]
+
+
+def test_a_pattern_finds_programs_scripts_and_command_lines(functions, start):
+    dump = start("pgdump_of_test", "--password=hunter2", "customers")
+
+    for pattern in ("pgdump_of_test", "pgdump_of_*", "*of_test*customers", {"match": "pgdump_of_test"}):
+        assert found(functions, pattern) == [dump.pid]
+    assert found(functions, "pgdump_of") == []
+    assert "hunter2" not in str(functions["processes.probe"](["pgdump_of_*"]))
+
+
+def test_only_what_is_old_enough_blocks(functions, start):
+    job = start("young_of_test")
+
+    assert found(functions, "young_of_test", older_than="1h") == []
+    assert found(functions, {"match": "young_of_test", "older_than": 0}, older_than="1h") == [job.pid]
+
+
+def test_a_program_that_forks_is_listed_once(functions, start):
+    job = start("fork_of_test", "fork")
+    until(lambda: psutil.Process(job.pid).children(), 10, "the fork")
+
+    assert found(functions, "fork_of_test") == [job.pid]
+
+
+def test_a_job_is_found_by_what_it_runs_under_and_by_its_user(functions, start):
+    job = start("under_of_test")
+    parent, user = psutil.Process().name(), psutil.Process().username()
+
+    assert job.pid in found(functions, {"under": parent, "match": "under_of_*"})
+    assert found(functions, {"under": "no-such-daemon", "match": "under_of_*"}) == []
+    assert found(functions, {"match": "under_of_*", "user": user}) == [job.pid]
+    assert found(functions, {"match": "under_of_*", "user": "somebody-else"}) == []
+
+
+def test_the_minion_itself_is_no_blocker(functions):
+    assert psutil.Process().pid not in found(functions, "*")
+
+
+@pytest.mark.parametrize(
+    "patterns",
+    [None, [], "rsync", [3], [{}], [{"macht": "x"}], [{"older_than": 3}], [{"match": "x", "older_than": "x"}]],
+)
+def test_a_malformed_pattern_is_named(functions, patterns):
+    with pytest.raises(SaltInvocationError, match=r"pattern|duration"):
+        functions["processes.probe"](patterns)
+
+
+@pytest.mark.parametrize(("text", "value"), [("90s", 90), (5, 5), ("15m", 900), ("1.5h", 5400), ("2 d", 172800)])
+def test_durations(functions, text, value):
+    assert functions["processes.seconds"](text) == value
+
+
+@pytest.mark.parametrize("text", ["", "1x", "-1", None, True, "h", "1h30m", "٣"])
+def test_no_other_text_is_a_duration(functions, text):
+    with pytest.raises(SaltInvocationError):
+        functions["processes.seconds"](text)
+
+
+def test_people_who_are_logged_in_are_information_unless_they_are_to_block(functions):
+    logged_in = functions["who.probe"]()
+    blocking = functions["who.probe"](block=True)
+
+    assert (logged_in["blockers"], logged_in["unknowns"]) == ([], [])
+    if subprocess.run(["test", "-e", "/run/utmp"], check=False).returncode:
+        assert "no login records" in blocking["unknowns"][0]["why"]
+    else:
+        assert blocking["blockers"] == logged_in["info"]
+    with pytest.raises(SaltInvocationError, match="block"):
+        functions["who.probe"](block="no")

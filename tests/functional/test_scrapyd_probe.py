@@ -1,0 +1,287 @@
+"""The scrapyd probe, against a real Scrapyd (the newest), and against recorded answers of older ones and of none."""
+
+import http.server
+import json
+import os
+import signal
+import socketserver
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from tests.support import minion
+from tests.support.wait import until
+
+
+@pytest.fixture
+def functions(checkout, tmp_path):
+    return minion.functions(checkout, tmp_path)
+
+
+@pytest.fixture
+def probe(functions):
+    return functions["scrapyd.probe"]
+
+
+def test_an_empty_scrapyd_is_idle(functions, probe, scrapyd):
+    assert probe(url=scrapyd.url) == {"blockers": [], "unknowns": [], "info": []}
+
+
+def test_running_and_pending_jobs_block_with_the_note_of_who_started_them(probe, scrapyd):
+    ids = [scrapyd.schedule(note=f"Started by Ana {number}") for number in range(3)]
+    for job in ids[:2]:
+        scrapyd.running(job)
+
+    answer = probe(instances=[{"url": scrapyd.url}])
+
+    assert answer["unknowns"] == []
+    found = {blocker["id"]: blocker for blocker in answer["blockers"]}
+    assert set(found) == {f"kingfisher:collect:{job[:6]}" for job in ids}
+    assert [found[f"kingfisher:collect:{job[:6]}"]["state"] for job in ids] == ["running", "running", "pending"]
+    for number, job in enumerate(ids):
+        assert found[f"kingfisher:collect:{job[:6]}"]["ask"] == f"Started by Ana {number}"
+    running = found[f"kingfisher:collect:{ids[0][:6]}"]
+    assert abs(time.time() - running["since"]) < 120
+    assert running["user"] == psutil.Process().username()
+
+
+def test_a_spider_that_survived_its_scrapyd_is_found_and_only_once(probe, scrapyd_factory):
+    scrapyd = scrapyd_factory()
+    pid = scrapyd.orphan()
+    try:
+        assert scrapyd.status()["running"] == 0
+
+        (blocker,) = probe(url=scrapyd.url)["blockers"]
+
+        assert blocker["state"] == "process"
+        assert blocker["id"].startswith("kingfisher:collect:")
+        assert probe(url=scrapyd.url, crawls=False)["blockers"] == []
+    finally:
+        os.kill(pid, signal.SIGKILL)
+
+
+def test_the_same_job_has_the_same_id_before_and_after_a_restart_of_scrapyd(probe, scrapyd_factory):
+    scrapyd = scrapyd_factory()
+    job = scrapyd.running()
+    (before,) = probe(url=scrapyd.url)["blockers"]
+    scrapyd.kill()
+    try:
+        down = probe(url=scrapyd.url)
+        assert [blocker["id"] for blocker in down["blockers"]] == [before["id"]]
+        assert "Connection refused" in down["unknowns"][0]["why"]
+    finally:
+        os.kill(job["pid"], signal.SIGKILL)
+
+
+def test_a_crawl_of_crons_is_found(probe, scrapyd, tmp_path):
+    (tmp_path / "scrapy").write_text("import time; time.sleep(7777)")
+    command = [
+        sys.executable,
+        str(tmp_path / "scrapy"),
+        "crawl",
+        "-L",
+        "INFO",
+        "nightly",
+        "-a",
+        "note=From cron",
+        "-a",
+        "key=s3",
+    ]
+    crawl = subprocess.Popen(["timeout", "7777", *command])
+    try:
+        until(lambda: psutil.Process(crawl.pid).children(), 10, "the crawl to begin")
+        (blocker,) = probe(url=scrapyd.url)["blockers"]
+    finally:
+        for child in psutil.Process(crawl.pid).children():
+            child.kill()
+        crawl.kill()
+        crawl.wait()
+
+    assert blocker["id"] == f"?:nightly:{crawl.pid}"
+    assert blocker["ask"] == "From cron"
+    assert "s3" not in json.dumps(blocker)
+
+
+def test_credentials_open_scrapyd_and_appear_nowhere(checkout, tmp_path, scrapyd_factory):
+    scrapyd = scrapyd_factory(username="deploy", password="hunter2-secret")
+    pillar = {"busy": {"scrapyd": [{"url": scrapyd.url, "username": "deploy", "password": "hunter2-secret"}]}}
+    functions = minion.functions(checkout, tmp_path, pillar=pillar)
+
+    assert functions["busy.check"]()["idle"] is True
+    assert functions["scrapyd.status"]() == {
+        "running": 0,
+        "pending": 0,
+        "idle": True,
+        "node_name": os.uname().nodename,
+    }
+    assert functions["scrapyd.jobs"](scrapyd.url) == []
+
+    in_url = scrapyd.url.replace("//", "//deploy:wrong-secret@")
+    for settings in ({"url": scrapyd.url, "password": "wrong-secret"}, {"url": in_url}):
+        refused = minion.functions(checkout, tmp_path, {"scrapyd": settings})["busy.check"]()
+        assert "wants another username and password" in refused["unknowns"][0]["why"]
+        assert "secret" not in json.dumps(refused)
+
+
+def test_a_scrapyd_that_hangs_costs_its_time_out(probe, scrapyd_factory):
+    scrapyd = scrapyd_factory()
+    os.kill(scrapyd.pid, signal.SIGSTOP)
+    try:
+        begin = time.monotonic()
+        answer = probe(url=scrapyd.url, timeout=0.5)
+    finally:
+        os.kill(scrapyd.pid, signal.SIGCONT)
+
+    assert "did not answer within 0.5 seconds" in answer["unknowns"][0]["why"]
+    assert time.monotonic() - begin < 3
+
+
+def test_one_bad_instance_does_not_hide_the_other(probe, scrapyd):
+    scrapyd.running()
+
+    answer = probe(instances=[{"url": "http://127.0.0.1:1"}, {"url": scrapyd.url, "name": "second"}])
+
+    assert answer["blockers"][0]["id"].startswith("second/kingfisher:collect:")
+    assert len(answer["unknowns"]) == 1
+
+
+@pytest.fixture
+def fake():
+    """An HTTP server that gives the answers it is told: {path: (status, body)}, or lets a function write them."""
+    answers = {}
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            answer = answers.get(self.path, (404, "<html>No Such Resource</html>"))
+            if callable(answer):
+                answer(self.wfile)
+                return
+            status, body = answer
+            body = body if isinstance(body, bytes) else (body if isinstance(body, str) else json.dumps(body)).encode()
+            self.send_response(status)
+            if status == 302:
+                self.send_header("Location", "/elsewhere.json")
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_):
+            pass
+
+    class Server(socketserver.ThreadingMixIn, http.server.HTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_):
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    answers["url"] = f"http://127.0.0.1:{server.server_port}"
+    yield answers
+    server.shutdown()
+    server.server_close()
+
+
+OK = {"status": "ok", "node_name": "vm", "finished": 0}
+
+
+def drip(line):
+    line.write(b"HTTP/1.0 200 OK\r\n\r\n")
+    for _ in range(100):
+        line.write(b" ")
+        line.flush()
+        time.sleep(0.1)
+
+
+def slow_headers(line):
+    for _ in range(100):
+        line.write(b"H")
+        line.flush()
+        time.sleep(0.1)
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        ((200, "<html>Traceback</html>"), "something else than JSON"),
+        ((200, "[]"), "something else than JSON"),
+        ((200, "[" * 100000), "something else than JSON"),
+        ((200, {"status": "error", "message": "no \x1b[31m"}), "to daemonstatus.json"),
+        ((200, {**OK, "running": 0}), "did not say how many"),
+        ((200, {**OK, "running": "0", "pending": 0}), "did not say how many"),
+        ((200, {**OK, "running": False, "pending": 0}), "did not say how many"),
+        ((200, {"running": 0, "pending": 0}), "to daemonstatus.json"),
+        ((404, "<html></html>"), "HTTP 404"),
+        ((500, "boom"), "HTTP 500"),
+        ((302, ""), "HTTP 302"),
+        ((200, b"x" * (17 * 1024 * 1024)), "more than"),
+        (drip, "did not answer within 1 seconds"),
+        (slow_headers, "did not answer within 1 seconds"),
+        (lambda line: line.write(b"\xff\xfe nonsense\r\n\r\n"), "could not be asked"),
+        (lambda line: None, "could not be asked"),
+    ],
+)
+def test_no_other_answer_is_idle(probe, fake, monkeypatch, answer, why):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    fake["/daemonstatus.json"] = answer
+    fake["/elsewhere.json"] = (200, {**OK, "running": 0, "pending": 0})
+    begin = time.monotonic()
+
+    found = probe(url=fake["url"], timeout=1, crawls=False)
+
+    assert found["blockers"] == []
+    assert why in found["unknowns"][0]["why"]
+    assert time.monotonic() - begin < 4
+
+
+RUNNING = {"id": "a" * 32, "spider": "one", "pid": 2**22 - 1, "start_time": "2026-11-22 22:30:00.5"}
+PENDING = {"id": "chosen-by-ana-2026-11-22", "spider": "two"}
+
+
+def test_scrapyd_1_2_which_lists_one_project_at_a_time(probe, fake):
+    fake["/daemonstatus.json"] = (200, {**OK, "running": 1, "pending": 1})
+    fake["/listjobs.json"] = (200, {"status": "error", "message": "'project'"})
+    fake["/listprojects.json"] = (200, {**OK, "projects": ["my project", "b"]})
+    fake["/listjobs.json?project=my+project"] = (200, {**OK, "running": [RUNNING], "pending": [], "finished": []})
+    fake["/listjobs.json?project=b"] = (200, {**OK, "running": [], "pending": [PENDING], "finished": []})
+
+    answer = probe(url=fake["url"], crawls=False)
+
+    assert answer["unknowns"] == []
+    assert [(blocker["id"], blocker["state"]) for blocker in answer["blockers"]] == [
+        ("my project:one:aaaaaa", "running"),
+        ("b:two:chosen-by-ana-2026-11-22", "pending"),
+    ]
+    assert answer["blockers"][0]["since"] == time.mktime((2026, 11, 22, 22, 30, 0, 0, 0, -1)) + 0.5
+
+
+def test_scrapyd_1_3_and_1_4_whose_pending_jobs_have_no_arguments(probe, fake):
+    fake["/daemonstatus.json"] = (200, {**OK, "running": 1, "pending": 1})
+    rows = {"running": [{**RUNNING, "project": "p"}], "pending": [{**PENDING, "project": "p"}], "finished": []}
+    fake["/listjobs.json"] = (200, {**OK, **rows})
+
+    assert len(probe(url=fake["url"], crawls=False)["blockers"]) == 2
+
+
+def test_jobs_that_are_counted_but_not_listed_are_unknown(probe, fake):
+    fake["/daemonstatus.json"] = (200, {**OK, "running": 2, "pending": 0})
+    fake["/listjobs.json"] = (200, {**OK, "running": [], "pending": [], "finished": []})
+
+    assert "2 jobs are running or pending, but lists 0" in probe(url=fake["url"], crawls=False)["unknowns"][0]["why"]
+
+
+@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:6800", "http://", "http://h:port", 3])
+def test_a_wrong_setting_is_named(probe, url):
+    with pytest.raises(SaltInvocationError, match="url"):
+        probe(url=url)
+    with pytest.raises(SaltInvocationError, match="some of"):
+        probe(pasword="x")
+
+
+def test_the_functions_for_people_fail_loudly(functions):
+    with pytest.raises(CommandExecutionError, match="Connection refused"):
+        functions["scrapyd.status"]("http://127.0.0.1:1")

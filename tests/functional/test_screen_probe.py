@@ -1,0 +1,41 @@
+"""The screen probe, against real GNU Screen servers of real users."""
+
+import pytest
+from salt.exceptions import SaltInvocationError
+
+from tests.support import minion
+from tests.support.wait import until
+
+
+@pytest.fixture
+def probe(checkout, tmp_path):
+    return minion.functions(checkout, tmp_path)["screen.probe"]
+
+
+def test_a_command_in_a_session_blocks_and_tells_session_and_user(probe, screen_session):
+    session = screen_session("ana", "ana-import-data", "sleep", "7777")
+    user = session.user.name
+    until(lambda: probe(users=[user])["blockers"], 10, "the command to run")
+
+    (blocker,) = probe(users=[user])["blockers"]
+
+    assert blocker["id"].startswith(f"{user}:ana-import-data:")
+    assert (blocker["user"], blocker["what"]) == (user, "ana-import-data: sleep 7777")
+    assert blocker["ask"] == f"ana-import-data ({user})"
+
+
+def test_a_shell_at_its_prompt_is_information_or_blocks_if_told_to(probe, screen_session):
+    user = screen_session("ana", "ana-idle").user.name
+    until(lambda: probe(users=[user])["info"] and not probe(users=[user])["blockers"], 10, "the prompt")
+
+    assert [item["what"] for item in probe(users=[user], idle_shells="block")["blockers"]] == ["ana-idle: a shell"]
+
+
+def test_sessions_of_everybody_are_found_and_mistakes_named(probe, screen_session, users):
+    session = screen_session("ben", "ben-work", "sleep", "7777")
+    until(lambda: any("ben-work" in one["id"] for one in probe()["blockers"]), 10, "the session")
+
+    assert probe(users=[users("ana").name])["blockers"] == []
+    assert session.pid
+    with pytest.raises(SaltInvocationError, match="idle_shells"):
+        probe(idle_shells=True)

@@ -1,0 +1,242 @@
+"""The tmux probe, against real tmux servers of real users."""
+
+import os
+import pathlib
+import signal
+
+import psutil
+import pytest
+from salt.exceptions import CommandExecutionError, SaltInvocationError
+
+from tests.support import minion
+from tests.support.users import tmux
+from tests.support.wait import until
+
+
+@pytest.fixture
+def probe(checkout, tmp_path):
+    return minion.functions(checkout, tmp_path)["tmux.probe"]
+
+
+def ids(answer, key="blockers"):
+    return [item["id"] for item in answer[key]]
+
+
+def test_a_command_in_a_session_blocks_and_tells_session_user_and_since(probe, tmux_session):
+    session = tmux_session("ana", "ana-import-data", "sleep 7777")
+
+    answer = probe(users=[session.user.name])
+
+    (blocker,) = answer["blockers"]
+    assert blocker["id"] == f"{session.user.name}:ana-import-data:{session.pane_pid}"
+    assert blocker["what"] == "ana-import-data: sleep 7777"
+    assert blocker["user"] == session.user.name
+    assert blocker["ask"] == f"ana-import-data ({session.user.name})"
+    assert blocker["since"] == pytest.approx(psutil.Process(session.pane_pid).create_time())
+    assert answer["unknowns"] == []
+
+
+def test_a_shell_at_its_prompt_is_information_or_blocks_if_told_to(probe, tmux_session):
+    session = tmux_session("ana", "ana-idle")
+    user = [session.user.name]
+    until(lambda: probe(users=user)["info"], 10, "the shell to be at its prompt")
+
+    assert probe(users=user)["blockers"] == []
+    assert [item["what"] for item in probe(users=user)["info"]] == ["ana-idle: a shell"]
+    assert [item["what"] for item in probe(users=user, idle_shells="block")["blockers"]] == ["ana-idle: a shell"]
+
+
+@pytest.mark.parametrize("where", ["label", "socket", "unlinked", "TMUX_TMPDIR", "inherited TMUX"])
+def test_a_session_is_found_on_any_socket(probe, users, tmux_session, monkeypatch, where):
+    user = users("ana")
+    options = {
+        "label": {"label": "elsewhere"},
+        "socket": {"socket": str(user.home / "own.sock")},
+        "TMUX_TMPDIR": {"TMUX_TMPDIR": str(user.home)},
+    }.get(where, {})
+    session = tmux_session("ana", "ana-anywhere", "sleep 7777", **options)
+    if where == "unlinked":
+        pathlib.Path(session.socket).unlink()
+    if where == "inherited TMUX":
+        monkeypatch.setenv("TMUX", "/tmp/tmux-0/default,1,0")
+
+    answer = probe(users=[user.name])
+
+    name = "(no name)" if where == "unlinked" else "ana-anywhere"
+    assert ids(answer) == [f"{user.name}:{name}:{session.pane_pid}"]
+    assert answer["unknowns"] == []
+
+
+def test_a_second_server_on_the_socket_of_an_unlinked_one_does_not_lend_it_its_names(probe, users, tmux_session):
+    first = tmux_session("ana", "ana-first", "sleep 7777")
+    pathlib.Path(first.socket).unlink()
+    second = tmux_session("ana", "ana-second", "sleep 8888")
+
+    answer = probe(users=[first.user.name])
+
+    assert sorted(blocker["what"] for blocker in answer["blockers"]) == [
+        "(no name): sleep 7777",
+        "ana-second: sleep 8888",
+    ]
+    assert first.pid != second.pid
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ("sleep 7777 &", "sleep 7777"),
+        ("while :; do :; done", "bash"),
+        ("vi -n", "vi"),
+        ("(sleep 7777)", "sleep 7777"),
+        ("bash -c 'sleep 7777; true'", "sleep 7777"),
+        ("setsid -f sleep 7777", "sleep 7777"),
+        ("sleep 7777 | cat", "sleep 7777"),
+    ],
+)
+def test_work_below_a_shell_is_seen_however_it_was_begun(probe, tmux_session, typed, what):
+    session = tmux_session("ana", "ana-shell")
+    if typed.startswith("vi"):
+        session.user.run("sh", "-c", "command -v sleep")
+        typed, what = "tail -f /dev/null", "tail"
+    session.tmux("send-keys", "-t", "=ana-shell:", typed, "Enter")
+
+    def seen():
+        return [blocker["what"] for blocker in probe(users=[session.user.name])["blockers"]]
+
+    until(lambda: seen() == [f"ana-shell: {what}"], 10, f"{what} to be seen")
+
+
+def test_a_script_that_sleeps_in_a_builtin_is_work(probe, users, tmux_session):
+    user = users("ana")
+    script = user.home / "import.sh"
+    script.write_text("read -t 7777 line < <(sleep 1; exec 1>&-; exec sleep 7777)\n" * 2)
+    tmux_session("ana", "ana-script", f"exec bash {script}")
+
+    assert [blocker["what"] for blocker in probe(users=[user.name])["blockers"]] == ["ana-script: bash import.sh"]
+
+
+def test_su_in_a_pane_hides_nothing(probe, users, tmux_session):
+    ben = users("ben")
+    session = tmux_session("ana", "ana-su", "exec sleep 7777")
+    assert [blocker["user"] for blocker in probe(users=[session.user.name])["blockers"]] == [session.user.name]
+    assert probe(users=[ben.name])["blockers"] == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a b",
+        "é✓",
+        "*",
+        "x" * 300,
+        "\x1b[31mred\x1b[0m",
+        "new\nline",
+        "tab\tbed",
+        "[a-z]",
+        "$(reboot)",
+        "\u202eevil",
+        "a/b",
+        '"',
+    ],
+)
+def test_a_hostile_name_comes_out_harmless_and_not_as_a_glob(checkout, tmp_path, users, tmux_session, name):
+    user = users("ana")
+    session = tmux(user, "plain", "sleep 7777")
+    try:
+        session.tmux("rename-session", "-t", "=plain", name)
+
+        answer = minion.functions(checkout, tmp_path, {"tmux": {"users": [user.name]}})["busy.check"]()
+    finally:
+        session.end()
+
+    (blocker,) = answer["blockers"]
+    assert all(text.isprintable() and len(text) <= 160 for text in (blocker["id"], blocker["what"], blocker["ask"]))
+    assert not set(blocker["id"]) & set("*?[]$()\" \\'")
+    assert blocker["what"].endswith(": sleep 7777")
+    assert answer["unknowns"] == []
+
+
+def test_a_grouped_session_lists_its_work_once_under_both_names(probe, tmux_session):
+    session = tmux_session("ana", "ana-one", "sleep 7777")
+    session.tmux("new-session", "-d", "-t", "ana-one", "-s", "ana-two")
+
+    assert [blocker["what"] for blocker in probe(users=[session.user.name])["blockers"]] == [
+        "ana-one+ana-two: sleep 7777"
+    ]
+
+
+def test_a_stopped_server_costs_a_time_out_and_its_work_is_still_seen(probe, tmux_session):
+    session = tmux_session("ana", "ana-stopped", "sleep 7777")
+    os.kill(session.pid, signal.SIGSTOP)
+    try:
+        answer = probe(users=[session.user.name], timeout=1)
+    finally:
+        os.kill(session.pid, signal.SIGCONT)
+
+    assert [blocker["what"] for blocker in answer["blockers"]] == ["(no name): sleep 7777"]
+    assert "did not answer within 1 seconds" in answer["unknowns"][0]["why"]
+
+
+def test_root_never_connects_to_a_socket_that_somebody_else_may_have_put_there(
+    checkout, tmp_path, users, tmux_session
+):
+    functions = minion.functions(checkout, tmp_path)
+    user = users("ana")
+    folder = user.home / "open"
+    folder.mkdir()
+    folder.chmod(0o777)
+    tmux_session("ana", "ana-open", "sleep 7777", socket=str(folder / "s"))
+
+    answer = functions["tmux.probe"](users=[user.name])
+
+    assert "so it was not asked" in answer["unknowns"][0]["why"]
+    assert [blocker["what"] for blocker in answer["blockers"]] == ["(no name): sleep 7777"]
+
+
+def test_the_client_runs_as_the_servers_user_with_nothing_of_the_callers(checkout, tmp_path, users, monkeypatch):
+    functions = minion.functions(checkout, tmp_path)
+    user = users("ana")
+    (user.home / ".profile").write_text("touch ~/profile-was-run\n")
+    monkeypatch.setenv("SECRET", "of the minion")
+
+    answer = functions["processes.run"](["sh", "-c", "id -u; id -G; env; tty"], user.name)
+
+    assert answer["stdout"].splitlines()[:2] == [str(user.uid), str(user.gid)]
+    assert "SECRET" not in answer["stdout"]
+    assert not (user.home / "profile-was-run").exists()
+
+
+def test_a_flood_or_a_silence_of_a_command_is_cut_off(checkout, tmp_path, users):
+    run = minion.functions(checkout, tmp_path)["processes.run"]
+    user = users("cut")
+
+    with pytest.raises(CommandExecutionError, match="more than 1000 bytes"):
+        run(["yes"], user.name, limit=1000)
+    with pytest.raises(CommandExecutionError, match=r"did not answer within 0\.3 seconds"):
+        run(["sh", "-c", "sleep 7777 & sleep 7777"], user.name, timeout=0.3)
+    until(lambda: not user.processes(), 10, "both to be gone")
+
+
+def test_a_user_that_does_not_exist_and_other_mistakes_are_named(probe):
+    with pytest.raises(SaltInvocationError, match="no user 'nobody-of-that-name'"):
+        probe(users=["nobody-of-that-name"])
+    with pytest.raises(SaltInvocationError, match="idle_shells"):
+        probe(idle_shells="perhaps")
+    with pytest.raises(SaltInvocationError, match="users"):
+        probe(users="ana")
+
+
+def test_nothing_is_left_of_a_session_that_ended(probe, users, tmux_session):
+    session = tmux_session("ana", "ana-gone", "sleep 7777")
+    session.end()
+
+    assert probe(users=[session.user.name]) == {"blockers": [], "unknowns": [], "info": []}
+
+
+def test_everybodys_sessions_are_found_without_a_list_of_users(checkout, tmp_path, users, tmux_session):
+    tmux_session("ana", "ana-x", "sleep 7777")
+    tmux_session("ben", "ben-x", "sleep 8888")
+
+    panes = minion.functions(checkout, tmp_path)["tmux.sessions"]()
+
+    assert {"ana-x", "ben-x"} <= {pane["session"] for pane in panes}
