@@ -31,8 +31,6 @@ def start(tmp_path):
         """A real process whose program has this name."""
         program = tmp_path / name
         program.write_text(PROGRAM)
-            "import sys, subprocess, time\nsys.argv[1:2] == ['fork'] and subprocess.Popen([sys.executable, sys.argv[0]])\ntime.sleep(7777)\n"
-        )
         started.append(process.start([sys.executable, program, *arguments], tmp_path / "log"))
         return started[-1]
 
