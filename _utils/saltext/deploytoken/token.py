@@ -88,7 +88,7 @@ class Token:
         answer["overdue"] = until is not None and now > until
         # Only the version in which the hold was taken says for which job; after a later edit, nothing does.
         said = history.comment(found.comment) or {}
-        jid = said.get("jid") if hold and said["ref"] == hold.ref else None
+        jid = said.get("jid") if hold and said.get("ref") == hold.ref else None
         answer["job"] = {"jid": jid, "running": None} if jid else None
         return answer
 
