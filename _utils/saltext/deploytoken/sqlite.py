@@ -151,7 +151,11 @@ class Sqlite(Store):
                 raise Missing(self._missing()) from None
             raise errors.StoreError(self._trouble(exc)) from None
         with closing(connection):
-            connection.execute("PRAGMA synchronous = FULL")
+            try:
+                # The first look into the file; it may not be a database.
+                connection.execute("PRAGMA synchronous = FULL")
+            except sqlite3.Error as exc:
+                raise errors.StoreError(self._trouble(exc)) from None
             yield connection
 
     def _missing(self):
