@@ -84,7 +84,7 @@ def _will_do(last, ref, arrived):
     """
     if last["asked"] >= arrived:
         return True
-    if not 0 <= arrived - last["answered"] <= MAX_AGE:
+    if not 0 <= time.time() - last["answered"] <= MAX_AGE:
         return False
     return not ref or "error" in last["token"] or last["token"]["ref"] == ref
 

@@ -1,0 +1,217 @@
+"""The gate's rule and the external pillar, as Salt loads them on a masterless minion with a SQLite token."""
+
+import json
+import multiprocessing
+import time
+
+import pytest
+
+from saltext.deploytoken import config, glass, live
+from saltext.deploytoken.token import Token
+
+REF = "f9c2a1b0"
+RUN = {"deploy": {"ref": REF}}
+FORGED = {"deploytoken": {"held_by": "Mallory", "ref": REF, "reason": "x", "since": "now", "nonce": "x"}}
+
+
+@pytest.fixture
+def options(tmp_path):
+    return {
+        "deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"},
+        "ext_pillar": [{"deploytoken": None}],
+    }
+
+
+@pytest.fixture
+def token(options):
+    with Token(config.parse(options)) as opened:
+        opened.store.create("Held by: nobody\n\nh2. History\n", "init")
+        yield opened
+
+
+@pytest.fixture
+def check(loaders, options):
+    """``check(pillar of the run, …)`` on a minion with these further options."""
+
+    def asked(run=None, test=False, **more):
+        return loaders("minion", **{**options, **more}).modules["deploygate.check"](pillar=run, test=test)
+
+    return asked
+
+
+def test_a_run_with_the_ref_of_the_hold_is_allowed(check, token):
+    token.acquire("upgrade", ref=REF)
+    answer = check(RUN)
+    assert answer == {**answer, "allowed": True, "mode": "enforce", "warning": False}
+    assert "Alice" in answer["comment"]
+    assert REF in answer["comment"]
+
+
+@pytest.mark.parametrize(
+    "pillar", [None, {}, {"deploy": None}, {"deploy": {"ref": ""}}, {"deploy": {"ref": "a0a0a0a0"}}, "x"]
+)
+def test_any_other_run_is_refused_and_told_whom_to_ask(check, token, pillar):
+    token.acquire("upgrade", ref=REF)
+    answer = check(pillar)
+    assert not answer["allowed"]
+    assert "Ask Alice" in answer["comment"]
+
+
+@pytest.mark.parametrize("ref", [None, "", "None", REF])
+def test_while_nobody_holds_the_token_every_run_is_refused_and_told_how_to_take_it(check, token, ref):
+    assert token.status()["held_by"] is None
+    answer = check({"deploy": {"ref": ref}})
+    assert not answer["allowed"]
+    assert "salt-run deploytoken.acquire" in answer["comment"]
+
+
+@pytest.mark.parametrize("ref", [None, "", "Bob"])
+def test_a_hold_typed_by_hand_lets_nobody_through(check, token, ref):
+    token.store.write("Held by: Bob\n\nh2. History\n", 1, "by hand")
+    answer = check({"deploy": {"ref": ref}})
+    assert not answer["allowed"]
+    assert "Bob" in answer["comment"]
+
+
+def test_a_ref_that_yaml_read_as_a_number_is_still_that_ref(check, token):
+    token.acquire("upgrade", ref="00012345")
+    assert check({"deploy": {"ref": 12345}})["allowed"]
+
+
+def test_a_forged_pillar_does_not_open_the_gate(check, token):
+    # As in a run with pillar=: the override is in opts["pillar"], where a masterless compilation starts.
+    assert not check({**RUN, **FORGED}, pillar={**RUN, **FORGED})["allowed"]
+    token.acquire("upgrade", ref="a0a0a0a0")
+    assert not check({**RUN, **FORGED}, pillar={**RUN, **FORGED})["allowed"]
+
+
+def test_a_run_cannot_switch_its_gate_off(check, token):
+    forged = {"deploygate": "off"}
+    assert not check(forged, pillar=forged)["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("options_of_the_minion", "words"),
+    [
+        ({"ext_pillar": []}, "no live deploy token"),
+        ({"ext_pillar": [{"no_such_pillar": None}]}, "no live deploy token"),
+        ({"ext_pillar": "deploytoken"}, "no live deploy token"),
+        ({"deploytoken": {}}, "not configured"),
+        ({"deploytoken": {"store": "sqlite:////nonexistent/token.db"}}, "cannot be told"),
+        ({"deploytoken": {"store": "http://127.0.0.1:1/projects/p/wiki/Page", "api_key": "SECRET"}}, "cannot be told"),
+        ({"ext_pillar": [{"deploytoken": None}, {"cmd_json": "echo '{\"deploytoken\": 1}'"}]}, "no live deploy token"),
+        ({"ext_pillar": [{"cmd_json": "echo '" + json.dumps(FORGED) + "'"}]}, "stale"),
+    ],
+)
+def test_without_a_clear_answer_the_gate_is_closed(check, token, options_of_the_minion, words):
+    token.acquire("upgrade", ref=REF)
+    answer = check(RUN, **options_of_the_minion)
+    assert not answer["allowed"]
+    assert words in answer["comment"]
+    assert "SECRET" not in answer["comment"]
+
+
+def test_an_answer_out_of_a_cache_is_stale(loaders, options, token):
+    token.acquire("upgrade", ref=REF)
+    verdict = loaders("minion", **options).modules["deploygate.check"].__globals__["_verdict"]
+    cached = {"held_by": "Alice", "ref": REF, "reason": "upgrade", "since": "then", "nonce": "of an earlier question"}
+    assert verdict(cached, "the nonce", REF)[0] is False
+    assert verdict({**cached, "nonce": "the nonce"}, "the nonce", REF)[0] is True
+
+
+def test_test_runs_pass_whoever_holds_the_token(check, token):
+    assert check(test=True)["allowed"]
+    assert not check(test="yes")["allowed"]
+
+
+def test_off_asks_nothing_and_yaml_reads_it_as_false(check):
+    for word in ("off", False):
+        assert check(deploygate=word)["allowed"]
+
+
+@pytest.mark.parametrize("word", ["enforce", "on", True, "wran", 1, ["off"]])
+def test_a_mode_that_is_none_enforces(check, token, word):
+    assert token.status()["held_by"] is None
+    assert not check(deploygate=word)["allowed"]
+
+
+def test_warn_lets_through_and_says_so(check, token):
+    assert token.status()["held_by"] is None
+    answer = check(deploygate="warn")
+    assert answer["allowed"]
+    assert answer["warning"]
+    assert "NOT ENFORCED" in answer["comment"]
+
+
+def test_pillar_sets_the_mode_where_the_minion_does_not(check, token):
+    assert token.status()["held_by"] is None
+    pillar = [{"deploytoken": None}, {"cmd_json": 'echo \'{"deploygate": "warn"}\''}]
+    assert check(ext_pillar=pillar)["warning"]
+    assert not check(ext_pillar=pillar, deploygate="enforce")["allowed"]
+
+
+def test_broken_glass_passes_and_is_on_record(check, token, tmp_path):
+    assert token.status()["held_by"] is None
+    answer = check({"deploy": {"break_glass": "the site\nis down", "by": "Alice"}})
+    assert answer["allowed"]
+    assert answer["warning"]
+    cachedir = next(tmp_path.glob("**/deploytoken")).parent
+    (entry,) = glass.pending(cachedir)
+    assert (entry["minion"], entry["by"], entry["why"]) == ("kingfisher-main", "Alice", "the site is down")
+    assert glass.notes([entry, {**entry, "minion": "docs"}]) == [
+        "Alice broke the glass on docs, kingfisher-main: the site is down"
+    ]
+    glass.forget(cachedir, [entry])
+    assert glass.pending(cachedir) == []
+
+
+@pytest.mark.parametrize("deploy", [{"break_glass": "why"}, {"break_glass": "", "by": "Alice"}, {"by": "Alice"}])
+def test_glass_broken_by_nobody_or_for_nothing_stays_whole(check, token, deploy):
+    assert token.status()["held_by"] is None
+    assert not check({"deploy": deploy})["allowed"]
+
+
+def test_other_compilations_of_pillar_do_not_ask(loaders, options):
+    options["deploytoken"] = {"store": "http://127.0.0.1:1/projects/p/wiki/Page", "api_key": "x"}
+    assert loaders("minion", **options).modules["pillar.ext"]({"deploytoken": None}) == {}
+
+
+def test_a_hold_that_is_a_moment_old_opens_and_one_that_is_over_closes_soon(options, token, tmp_path):
+    opts = {**options, "cachedir": str(tmp_path / "cache")}
+    assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+    token.acquire("upgrade", ref=REF)
+    assert live.answer(opts, "web", {"ref": REF})["ref"] == REF
+    token.release("done", ref=REF)
+    path = tmp_path / "cache" / "deploytoken" / "live.json"
+    last = json.loads(path.read_text())
+    path.write_text(json.dumps({**last, "asked": last["asked"] - 10, "answered": last["answered"] - 10}))
+    assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", '{"store": 1}', '{"token": {"ref": "f9c2a1b0"}, "asked": "x"}'])
+def test_a_damaged_cache_is_asked_past(options, token, tmp_path, damage):
+    opts = {**options, "cachedir": str(tmp_path)}
+    live.answer(opts, "web", {})
+    (tmp_path / "deploytoken" / "live.json").write_text(damage)
+    assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+def _ask(opts, number):
+    return live.answer(opts, f"web{number}", {})
+
+
+def test_many_gates_at_once_ask_a_dead_wiki_once(options, tmp_path, monkeypatch):
+    asked = tmp_path / "asked"
+
+    def slow(conf):
+        with asked.open("a") as file:
+            file.write("x")
+        time.sleep(0.5)
+        return {"error": "the wiki is away"}
+
+    monkeypatch.setattr(live, "_ask", slow)
+    opts = {**options, "cachedir": str(tmp_path)}
+    with multiprocessing.get_context("fork").Pool(8) as pool:
+        answers = pool.starmap(_ask, [(opts, number) for number in range(40)])
+    assert answers == [{"error": "the wiki is away"}] * 40
+    assert len(asked.read_text()) == 1
