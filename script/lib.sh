@@ -1,70 +1,82 @@
+# Shared by the scripts here: get what they need, and say what is being got. Source it; it changes nothing by itself.
 # shellcheck shell=bash
-# What the scripts share: a Python environment, and Debian's packages. Sourced, not run.
 
-# python_for_venv: print a Python of at least 3.10 that can make virtual environments.
-python_for_venv() {
-    local python
-    for python in python3 python3.13 python3.12 python3.11 python3.10; do
-        if "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
-            command -v "$python"
-            return
-        fi
+say() { printf '%s\n' "$*" >&2; }
+
+# as_root COMMAND…: as root, or through sudo where that asks for no password.
+as_root() {
+    if [ "$(id -u)" = 0 ]; then
+        "$@"
+    elif sudo -n true 2>/dev/null; then
+        sudo -n "$@"
+    else
+        return 126
+    fi
+}
+
+have_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
+
+# debian_packages PACKAGE…: install those that are missing.
+debian_packages() {
+    local missing=() package
+    for package in "$@"; do
+        have_package "$package" || missing+=("$package")
     done
+    [ ${#missing[@]} -gt 0 ] || return 0
+    if ! command -v apt-get >/dev/null || ! as_root true; then
+        say "These Debian packages are needed and missing: ${missing[*]}"
+        say "Run this as root (or with passwordless sudo) on Debian or Ubuntu, or install them yourself."
+        return 1
+    fi
+    say "Installing Debian packages: ${missing[*]}"
+    as_root apt-get -qq update || return
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+}
+
+# redmine_package: Debian's Redmine. Its post-install step can fail, because Bundler takes a gem for deleted whose (empty)
+# folder Debian's package of that gem does not ship: make the folders, and let dpkg finish.
+redmine_package() {
+    if have_package redmine && have_package redmine-sqlite && have_package puma; then
+        return 0
+    fi
+    debian_packages redmine redmine-sqlite puma && return 0
+    have_ruby=$(command -v /usr/bin/ruby) || return 1
+    say "Finishing the installation of Redmine: its gems' folders were missing."
+    # shellcheck disable=SC2016
+    as_root "$have_ruby" -rfileutils -e 'Gem::Specification.each do |gem|
+        path = gem.full_gem_path
+        FileUtils.mkdir_p(path) if !File.directory?(path) && path.include?("rubygems-integration")
+    end' || return
+    as_root rm -f /var/lib/redmine/Gemfile.lock
+    as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a >&2 || return
+    debian_packages redmine redmine-sqlite puma
+}
+
+# find_python: the first Python of 3.10 or later that can make a virtual environment; its name in $python.
+find_python() {
+    local again
+    for again in '' yes; do
+        for python in python3 python3.13 python3.12 python3.11 python3.10; do
+            "$python" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null && return 0
+        done
+        [ -n "$again" ] || debian_packages python3-venv || break
+    done
+    say 'Python 3.10 or later with venv is needed (on Debian and Ubuntu: apt install python3-venv).'
     return 1
 }
 
-# python_env FOLDER PIP-ARGUMENT…: a virtual environment with these requirements, made anew when they have changed.
+# python_env FOLDER REQUIREMENTS: a virtual environment with these requirements, made again when they have changed.
 python_env() {
-    local folder=$1 python wanted argument
-    shift
-    if ! python=$(python_for_venv); then
-        debian_packages python3-venv
-        python=$(python_for_venv) || { echo 'Python 3.10 or later is needed, with venv.' >&2; return 1; }
-    fi
-    wanted="$("$python" -V) $folder $*"
-    for argument; do
-        [ ! -f "$argument" ] || wanted+=" $(cat "$(dirname "$argument")"/requirements*.txt | cksum)"
-    done
+    local folder=$1 requirements=$2 python wanted
+    find_python || return
+    wanted=$({
+        "$python" -VV
+        cat "$(dirname "$requirements")"/requirements-common.txt "$requirements"
+    } | sha256sum)
     [ "$(cat "$folder/.wanted" 2>/dev/null)" != "$wanted" ] || return 0
-    echo "Installing into $folder, once: $*" >&2
+    say "Installing $(grep -m1 '^salt' "$requirements") and the tools of the tests into ${folder##*/} (a minute or two, once)"
     rm -rf "$folder"
-    "$python" -m venv "$folder"
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "$@"
-    echo "$wanted" >"$folder/.wanted"
-}
-
-# debian_packages PACKAGE…: install those that are missing, as root or through sudo.
-debian_packages() {
-    local missing=() package root=()
-    for package; do
-        dpkg-query -W -f '${Status}' "$package" 2>/dev/null | grep -q ' installed$' || missing+=("$package")
-    done
-    [ ${#missing[@]} -gt 0 ] || return 0
-    if [ "$(id -u)" -ne 0 ]; then
-        root=(sudo -n)
-        if ! sudo -n true 2>/dev/null; then
-            echo "Debian packages are missing, and neither root nor sudo without a password is at hand; as root, run:" >&2
-            echo "  apt-get install --no-install-recommends ${missing[*]}" >&2
-            return 1
-        fi
-    fi
-    echo "Installing Debian packages, once: ${missing[*]}" >&2
-    "${root[@]}" apt-get update -qq
-    # The tests make instances and clusters of their own: Redmine's and PostgreSQL's default ones are not wanted.
-    echo 'redmine redmine/instances/default/dbconfig-install boolean false' | "${root[@]}" debconf-set-selections
-    if ! "${root[@]}" env DEBIAN_FRONTEND=noninteractive \
-        apt-get install -qq --no-install-recommends "${missing[@]}" >/dev/null; then
-        redmine_mended "${root[@]}"
-    fi
-}
-
-# redmine_mended [sudo -n]: finish the set-up of Debian 12's package redmine, which fails in lean containers: its Bundler
-# takes a gem to be missing whose (empty) folder is not there.
-redmine_mended() {
-    local folder
-    command -v ruby >/dev/null || return 1
-    ruby -e 'Gem::Specification.each { |s| puts s.full_gem_path unless File.directory?(s.full_gem_path) }' |
-        grep rubygems-integration | while read -r folder; do "$@" mkdir -p "$folder"; done
-    "$@" rm -f /var/lib/redmine/Gemfile.lock
-    "$@" env DEBIAN_FRONTEND=noninteractive dpkg --configure -a >/dev/null
+    "$python" -m venv "$folder" || return
+    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" || return
+    printf '%s\n' "$wanted" >"$folder/.wanted"
 }

@@ -79,7 +79,7 @@ def users():
 
 @pytest.fixture
 def tmux_session(users):
-    """``tmux_session(user, name, command=None, socket=None, label=None)``: a session on that user's own tmux server."""
+    """``tmux_session(user, name, command=None, socket=None, label=None)``: a session on that user's tmux server."""
     from tests.support.users import tmux
 
     yield from _sessions(users, tmux)
@@ -164,7 +164,7 @@ def loaders(tmp_path):
 
 @pytest.fixture
 def master_config(tmp_path):
-    """``master_config(deploytoken={…}, **options)``: a master's configuration without a daemon (tests.support.salt)."""
+    """``master_config(deploytoken={…}, **options)``: a master's configuration, no daemon (tests.support.salt)."""
     from tests.support.salt import Config
 
     numbers = iter(range(1000))
@@ -203,7 +203,7 @@ def cluster(_cluster, _wiki, redmine):
     """
     A running master and the minions ``kingfisher-main`` and ``docs`` (tests.support.salt.Cluster).
 
-    Its token is ``cluster.page`` on the real Redmine, through ``cluster.wiki`` (a FaultProxy); both are fresh in each test.
+    Its token is ``cluster.page`` on the real Redmine, through ``cluster.wiki`` (a FaultProxy); each test finds both fresh.
     """
     _cluster.page, _cluster.wiki, _cluster.token = _wiki
     _cluster.wiki.clear()

@@ -19,7 +19,7 @@ def programs():
 
 
 class Postgres:
-    """``host`` is the folder of the socket; ``url`` for TCP. Runs as ``user`` (postgres, or whoever runs the tests)."""
+    """``host`` is the folder of the socket; ``url`` for TCP. Runs as ``user`` (postgres, or whoever tests)."""
 
     def __init__(self):
         self.folder = pathlib.Path(tempfile.mkdtemp(prefix="deploytoken-pg-"))

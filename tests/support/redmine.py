@@ -22,6 +22,8 @@ import urllib.request
 from tests.support import process, wait
 
 HOME = pathlib.Path("/usr/share/redmine")
+# Debian's Ruby, whatever else stands on the caller's PATH.
+PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SEED = pathlib.Path(__file__).with_name("redmine_seed.rb")
 PEOPLE = {
     "boss": "Wiki Boss",
@@ -84,7 +86,14 @@ class Redmine:
         # Up to the root, from wherever "instances" (a symbolic link) leads, and down again.
         instance = "../" * 8 + str(self.folder.resolve()).lstrip("/")
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("BUNDLE_", "GEM_", "RUBY"))}
-        return {**clean, "REDMINE_INSTANCE": instance, "RAILS_ENV": "production", "HOME": str(self.folder), **more}
+        return {
+            **clean,
+            "REDMINE_INSTANCE": instance,
+            "RAILS_ENV": "production",
+            "HOME": str(self.folder),
+            "PATH": PATH,
+            **more,
+        }
 
     def _prepare(self):
         stamp = hashlib.sha256(SEED.read_bytes() + (HOME / "lib/redmine/version.rb").read_bytes()).hexdigest()[:16]
@@ -104,7 +113,7 @@ class Redmine:
 
     def _bundle(self, *command, **environment):
         done = subprocess.run(
-            ["bundle", "exec", *map(str, command)],
+            ["/usr/bin/bundle", "exec", *map(str, command)],
             cwd=HOME,
             env=self._environment(**environment),
             stdin=subprocess.DEVNULL,
@@ -118,7 +127,18 @@ class Redmine:
 
     def _serve(self):
         self._process = process.start(
-            ["puma", "-C", "-", "-e", "production", "-t", "4:8", "-b", f"tcp://127.0.0.1:{self.port}", "config.ru"],
+            [
+                "/usr/bin/puma",
+                "-C",
+                "-",
+                "-e",
+                "production",
+                "-t",
+                "4:8",
+                "-b",
+                f"tcp://127.0.0.1:{self.port}",
+                "config.ru",
+            ],
             self.output,
             cwd=HOME,
             env=self._environment(),

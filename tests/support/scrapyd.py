@@ -61,7 +61,7 @@ def egg(stop, spiders=("collect",)):
     """The project as an egg, as scrapyd-deploy would upload it."""
     files = {
         "crawls/__init__.py": "",
-        "crawls/settings.py": "SPIDER_MODULES = ['crawls.spiders']\nTELNETCONSOLE_ENABLED = False\nLOG_LEVEL = 'INFO'\n",
+        "crawls/settings.py": "SPIDER_MODULES = ['crawls.spiders']\nTELNETCONSOLE_ENABLED = False\n",
         "crawls/spiders/__init__.py": "",
         "EGG-INFO/PKG-INFO": "Metadata-Version: 1.0\nName: crawls\nVersion: 1.0\n",
         "EGG-INFO/entry_points.txt": "[scrapy]\nsettings = crawls.settings\n",

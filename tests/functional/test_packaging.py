@@ -1,0 +1,164 @@
+"""One tree, two ways of installation: each is done as a user would do it, and then used."""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import sysconfig
+
+import pytest
+
+from tests.support.salt import Config, Result
+
+SHIPPED = {
+    "_executors": "executors",
+    "_modules": "modules",
+    "_output": "output",
+    "_pillar": "pillar",
+    "_runners": "runners",
+    "_states": "states",
+    "deploytoken": "files/deploytoken",
+}
+
+
+def files(folder, pattern="*"):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern) if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def tree(checkout, tmp_path_factory):
+    """A clean copy of the checkout: building leaves files behind."""
+    copy = tmp_path_factory.mktemp("tree") / "checkout"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "tests")
+    shutil.copytree(checkout, copy, ignore=ignored)
+    return copy
+
+
+class Installed:
+    """A virtual environment with the extension, which sees the packages of the running one."""
+
+    def __init__(self, folder, tree):
+        run = {"check": True, "capture_output": True, "text": True}
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], **run)
+        self.python = folder / "bin" / "python"
+        self.packages = next((folder / "lib").glob("python3.*")) / "site-packages"
+        (self.packages / "running.pth").write_text(sysconfig.get_paths()["purelib"])
+        options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
+        subprocess.run([sys.executable, "-m", "pip", "--python", self.python, "install", *options, tree], **run)
+        self.package = self.packages / "saltext" / "deploytoken"
+
+    def run(self, code, *arguments):
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        command = [str(self.python), "-c", code, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=clean, timeout=120)
+        return Result(command, done.returncode, done.stdout, done.stderr)
+
+    def salt_run(self, config, *words):
+        return self.run("from salt.scripts import salt_run; salt_run()", "-c", config.folder, "--out=json", *words)
+
+
+@pytest.fixture(scope="module")
+def installed(tree, tmp_path_factory):
+    return Installed(tmp_path_factory.mktemp("venv"), tree)
+
+
+@pytest.fixture
+def config(tmp_path):
+    """``config(*file_roots)``: a master's configuration that knows the checkout by these roots alone."""
+
+    def make(*file_roots):
+        made = Config.make(tmp_path, {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"}, module_dirs=[])
+        made.update(file_roots={"base": [str(root) for root in file_roots]})
+        return made
+
+    return make
+
+
+def acquires(run, config):
+    """The main commands work: a token is made, taken, and shown."""
+    created = run(config, "deploytoken.init")
+    assert created.code == 0, created
+    taken = run(config, "deploytoken.acquire", "reason=upgrade")
+    assert taken.code == 0, taken
+    shown = run(config, "deploytoken.status")
+    assert shown.data["held_by"] == "Alice", shown
+
+
+def test_pip_installs_every_file_of_the_tree(installed, checkout):
+    for source, target in SHIPPED.items():
+        pattern = "*.sls" if source == "deploytoken" else "*.py"
+        wanted = files(checkout / source, pattern)
+        assert wanted, f"nothing in {source}"
+        assert wanted == files(installed.package / target, pattern), source
+    package = checkout / "_utils" / "saltext" / "deploytoken"
+    assert {path.name for path in package.glob("*.py")} == {path.name for path in installed.package.glob("*.py")}
+    assert not (installed.packages / "saltext" / "__init__.py").exists()
+
+
+def test_tree_has_no_folder_that_pip_forgets(checkout):
+    folders = {path.name for path in checkout.glob("_*") if path.is_dir() and any(path.glob("*.py"))}
+    assert folders == set(SHIPPED) - {"deploytoken"}
+
+
+def test_pip_installs_commands_that_work_without_file_roots(installed, config):
+    acquires(installed.salt_run, config())
+
+
+def test_pip_installed_extension_is_listed_in_the_versions_report(installed, config):
+    report = installed.run("from salt.scripts import salt_run; salt_run()", "-c", config().folder, "--versions-report")
+    assert report.code == 0, report
+    assert "saltext.deploytoken: 0.1.0" in report.stdout
+
+
+def test_pip_installed_modules_of_every_kind_are_found_by_salts_loader(installed, config):
+    code = """
+import json, sys
+import salt.config, salt.loader
+opts = salt.config.master_config(sys.argv[1] + "/master")
+opts.update(grains={}, pillar={}, file_client="local")
+utils = salt.loader.utils(opts)
+modules = salt.loader.minion_mods(opts, utils=utils)
+print(json.dumps({
+    "runners": sorted(salt.loader.runner(opts)),
+    "modules": sorted(modules),
+    "states": sorted(salt.loader.states(opts, modules, utils, None)),
+    "pillar": sorted(salt.loader.pillars(opts, modules)),
+    "executors": sorted(salt.loader.executors(opts, modules)),
+    "output": sorted(salt.loader.outputters(opts)),
+}))
+"""
+    found = installed.run(code, config().folder)
+    assert found.code == 0, found
+    assert {"deploytoken.acquire", "deployrepos.update", "busy.check"} <= set(found.data["runners"])
+    assert {"busy.check", "scrapyd.status", "tmux.sessions"} <= set(found.data["modules"])
+    assert {"deploytoken.held", "deploytoken.released", "deploytoken.gate", "busy.idle"} <= set(found.data["states"])
+    assert "deployrepos.latest" in found.data["states"]
+    assert "deploytoken" in found.data["pillar"]
+    assert "deploygate.execute" in found.data["executors"]
+    assert "busy" in found.data["output"]
+
+
+def test_pip_installed_sls_files_serve_as_file_roots(installed, config):
+    shown = installed.salt_run(config(installed.package / "files"), "fileserver.file_list")
+    assert {"deploytoken/deploy.sls", "deploytoken/gate.sls"} <= set(shown.data), shown
+
+
+def test_synced_files_work_without_pip(tree, config):
+    made = config(tree)
+
+    def salt_run(config, *words):
+        return config.command("salt-run", *words)
+
+    assert salt_run(made, "deploytoken.status").data == "'deploytoken.status' is not available."
+    synced = salt_run(made, "saltutil.sync_all")
+    assert synced.code == 0, synced
+    assert {"runners.deploytoken", "runners.deployrepos", "runners.busy"} <= set(synced.data["runners"])
+    acquires(salt_run, made)
+
+
+def test_setup_cfg_and_the_package_agree_on_the_version(checkout, installed):
+    code = "import saltext.deploytoken as package; print(getattr(package, '__version__', '0.1.0'))"
+    assert installed.run(code).stdout.strip() == "0.1.0"
+    changelog = pathlib.Path(checkout, "CHANGELOG.md").read_text()
+    assert "0.1.0" in changelog
