@@ -203,7 +203,7 @@ def cluster(_cluster, _wiki, redmine):
     """
     A running master and the minions ``kingfisher-main`` and ``docs`` (tests.support.salt.Cluster).
 
-    Its token is ``cluster.page`` on the real Redmine, through ``cluster.wiki`` (a FaultProxy); each test finds both fresh.
+    Its token: ``cluster.page`` on the real Redmine, through ``cluster.wiki`` (a FaultProxy); each test has both fresh.
     """
     _cluster.page, _cluster.wiki, _cluster.token = _wiki
     _cluster.wiki.clear()

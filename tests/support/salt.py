@@ -165,7 +165,7 @@ class Cluster(Config):
     """
     A running master and its minions.
 
-    ``cluster.run``, ``cluster.orchestrate``: salt-run on the master. ``cluster.salt("*", "test.ping")``: data by minion.
+    ``cluster.run``, ``cluster.orchestrate``: salt-run on the master. ``cluster.salt("*", "test.ping")``: by minion.
     ``cluster.call("kingfisher-main", "state.apply")``: salt-call on that minion. ``cluster.minions``: id → daemon.
     """
 
