@@ -9,7 +9,7 @@ def functions(checkout, folder, busy=None, pillar=None, opts_busy=None, modules=
     """
     ``__salt__`` of a minion; its ``__context__`` is the attribute ``busy_context``.
 
-    ``busy`` is short for pillar's key of that name, ``opts_busy`` for that of the minion's configuration; ``modules`` are
+    ``busy`` is pillar's key of that name, ``opts_busy`` that of the minion's configuration; ``modules`` are
     folders with a folder ``_modules``, which count before this tree.
     """
     opts = salt.config.minion_config(None)

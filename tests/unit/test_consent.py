@@ -1,0 +1,50 @@
+"""Consent names its blockers."""
+
+import pytest
+import yaml
+
+from saltext.deploytoken import consent, errors
+
+OLD = {"id": "kingfisher-main/scrapyd/kingfisher:spider_a:6487ec"}
+NEW = {"id": "kingfisher-main/scrapyd/kingfisher:spider_a:6487ed"}
+TMUX = {"id": "kingfisher-main/tmux/ocdskfs:ana-load:123"}
+
+
+def covered(value, *blockers):
+    return consent.split(consent.parse(value), list(blockers))[0]
+
+
+def test_no_consent_covers_nothing():
+    assert consent.parse(None) is None
+    assert consent.split(None, [OLD]) == ([], [OLD])
+
+
+def test_a_name_alone_covers_all_that_runs_now():
+    assert covered("Jane Doe, helpdesk", OLD, TMUX) == [OLD, TMUX]
+
+
+def test_a_spider_that_started_after_jane_agreed_is_not_hers():
+    assert covered({"by": "Jane", "for": [OLD["id"]]}, OLD, NEW) == [OLD]
+
+
+def test_globs_cover_what_they_match_and_case_matters():
+    assert covered({"by": "Jane", "for": ["*/scrapyd/*"]}, OLD, NEW, TMUX) == [OLD, NEW]
+    assert covered({"by": "Jane", "for": "*/SCRAPYD/*"}, OLD) == []
+
+
+def test_the_lines_to_paste_cover_exactly_what_they_list():
+    pasted = yaml.safe_load("\n".join(consent.lines([OLD, TMUX])))["consent"]
+
+    assert covered(pasted, OLD, NEW, TMUX) == [OLD, TMUX]
+    assert consent.lines([]) == []
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["", "  ", 3, True, [], ["Jane"], {}, {"for": ["*"]}, {"by": None}, {"by": "", "for": ["*"]},
+     {"by": "Jane", "for": []},
+     {"by": "Jane", "for": [3]}, {"by": "Jane", "for": [""]}, {"by": "Jane", "of": ["*"]}, {"by": "Jane\nDoe"}],
+)  # fmt: skip
+def test_an_unclear_consent_is_refused(value):
+    with pytest.raises(errors.Invalid, match="consent"):
+        consent.parse(value)
