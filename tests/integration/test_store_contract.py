@@ -1,0 +1,402 @@
+"""What every store promises, and the token over it: one suite, a row per store (``-k sqlite`` needs no service)."""
+
+import concurrent.futures
+import re
+
+import pytest
+
+from saltext.deploytoken import config, errors, page
+from saltext.deploytoken.store import Conflict, Missing
+from saltext.deploytoken.token import Token
+from tests.support.places import TEXT, RedminePlace, SqlitePlace
+
+
+@pytest.fixture(params=["sqlite", "redmine"])
+def new_place(request, tmp_path):
+    """Makes the place with a text of the test's own."""
+    if request.param == "sqlite":
+        return lambda text=TEXT: SqlitePlace(tmp_path, text)
+    redmine = request.getfixturevalue("redmine")
+    return lambda text=TEXT: RedminePlace(redmine, text)
+
+
+@pytest.fixture
+def place(new_place):
+    return new_place()
+
+
+@pytest.fixture
+def alice(place):
+    with place.token("alice") as token:
+        yield token
+
+
+@pytest.fixture
+def bob(place):
+    with place.token("bob") as token:
+        yield token
+
+
+def entries(place, ref):
+    """The History entries of the hold."""
+    return page.entries(place.text(), ref, config.History.entry)
+
+
+# The store
+
+
+def test_reads_what_was_written(place, alice):
+    before = alice.store.read()
+    assert before.text == TEXT
+    alice.store.write(TEXT + "more\n", before.version, "why: “because”")
+    after = alice.store.read()
+    assert (after.text, after.version, after.comment) == (TEXT + "more\n", before.version + 1, "why: “because”")
+    assert after.author
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", after.saved)
+
+
+def test_old_versions_can_be_read(place, alice):
+    first = alice.store.read()
+    alice.store.write("Held by: nobody\n", first.version, "two")
+    assert alice.store.read_version(first.version) == first
+    assert alice.store.read_version(first.version + 1).comment == "two"
+    with pytest.raises(Missing):
+        alice.store.read_version(first.version + 2)
+
+
+def test_a_write_from_a_stale_version_conflicts(place, alice, bob):
+    seen = alice.store.read()
+    bob.store.write(TEXT + "bob\n", seen.version, "")
+    for version in (seen.version, seen.version - 1):
+        with pytest.raises(Conflict):
+            alice.store.write(TEXT + "alice\n", version, "")
+    assert place.text() == TEXT + "bob\n"
+
+
+def test_a_write_from_a_version_to_come_conflicts(place, alice):
+    with pytest.raises(Conflict):
+        alice.store.write(TEXT + "alice\n", alice.store.read().version + 1, "")
+    assert place.text() == TEXT
+
+
+def test_of_writers_at_once_exactly_one_wins(place):
+    def write(number):
+        with place.token("alice") as token:
+            try:
+                # Unique: Redmine answers a write of the current text as applied.
+                token.store.write(f"{TEXT}{version} {number}\n", version, "")
+            except (Conflict, errors.StoreError):
+                return None
+            return number
+
+    with place.token("bob") as token:
+        for _ in range(5):
+            version = token.store.read().version
+            with concurrent.futures.ThreadPoolExecutor(8) as pool:
+                won = [number for number in pool.map(write, range(8)) if number is not None]
+            assert len(won) == 1
+            assert place.text() == f"{TEXT}{version} {won[0]}\n"
+            assert token.store.read().version == version + 1
+
+
+def test_creating_leaves_what_is_there(place, alice):
+    assert alice.store.create("something else", "init") is False
+    assert place.text() == TEXT
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Held by: nobody\r\n\r\nh2. History\r\n",
+        "\ufeffHeld by: nobody\n\n## History\n\n- æøå 🙂 <b>&amp;</b> \t \n\n\n",
+        "Held by: nobody",
+        "*Held by:* nobody  \n\n|_. a |_. b |\n| 1 | 2 |\n\u2028\u2029\u00a0\n",
+    ],
+)
+def test_foreign_bytes_survive(new_place, text):
+    place = new_place(text)
+    assert place.text() == text
+    with place.token("alice") as alice:
+        held = alice.acquire("upgrade")
+        # Out with the holder's words, and it is as it was.
+        assert re.sub(r"Alice \(.*\)", "nobody", place.text()) == text
+        entry = alice.release("done", held["ref"])["entry"]
+    without = place.text().replace(entry, "")
+    assert without.startswith(text.rstrip("\r\n"))
+    if "History" in text:
+        assert without.split() == text.split()
+
+
+# The token over it
+
+
+def test_a_second_acquire_is_refused_with_what_the_first_one_said(place, alice, bob):
+    first = alice.acquire("upgrade PostgreSQL", expect=7200)
+    with pytest.raises(errors.Held, match=r"Alice holds the token since .* UTC \(upgrade PostgreSQL\); ") as caught:
+        bob.acquire("try things")
+    token = caught.value.details["token"]
+    assert token == {key: first[key] for key in token}
+    assert token["ref"] == first["ref"]
+    assert token["expected_until"]
+    assert bob.status()["held_by"] == "Alice"
+
+
+def test_two_terminals_of_one_person_are_two_contenders(place, alice):
+    first = alice.acquire("upgrade")
+    with place.token("alice") as other, pytest.raises(errors.Held):
+        other.acquire("upgrade")
+    assert place.text().count(first["ref"]) == 1
+
+
+def test_acquiring_under_the_same_ref_confirms_the_hold(place, alice, bob):
+    first = alice.acquire("upgrade", ref="0a1b2c3d")
+    versions = place.versions()
+    for token in (alice, bob):
+        assert token.acquire("upgrade", ref="0a1b2c3d")["ref"] == first["ref"] == "0a1b2c3d"
+        assert token.acquire("upgrade", ref="0a1b2c3d", resume=True)["held_by"] == "Alice"
+    assert place.versions() == versions
+
+
+def test_resuming_a_hold_that_has_ended_is_refused(place, alice):
+    ref = alice.acquire("upgrade")["ref"]
+    alice.release("done", ref)
+    versions = place.versions()
+    with pytest.raises(errors.NotYours, match=f"{ref} has ended, the token is free"):
+        alice.acquire("upgrade", ref=ref, resume=True)
+    # Nor is it taken a second time under the same ref: then its entry would be of two holds.
+    with pytest.raises(errors.NotYours, match=f"{ref} has ended"):
+        alice.acquire("upgrade", ref=ref)
+    assert place.versions() == versions
+
+
+def test_the_holder_releases_with_the_ref_that_the_refusal_shows(place, alice, bob):
+    alice.acquire("upgrade")
+    with pytest.raises(errors.Held) as caught:
+        alice.acquire("upgrade")
+    ref = caught.value.details["token"]["ref"]
+    assert alice.release("done", ref)["released"] == ref
+    assert bob.acquire("mine now")["held_by"] == "Bob"
+
+
+def test_a_release_writes_one_entry_in_the_same_save(place, alice):
+    held = alice.acquire("upgrade")
+    answer = alice.release("upgraded PostgreSQL", held["ref"], notes=[("rebooted", "rebooted web1, web2")])
+    assert answer["version"] == held["version"] + 1
+    assert re.fullmatch(
+        rf"\* \d{{4}}-\d\d-\d\d \d\d:\d\d UTC Alice: upgraded PostgreSQL; rebooted web1, web2 \(ref {held['ref']}\)",
+        answer["entry"],
+    )
+    assert place.text().splitlines().count(answer["entry"]) == 1
+    assert alice.status()["held_by"] is None
+
+
+def test_releasing_twice_is_one_entry(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    entry = alice.release("done", ref)["entry"]
+    bob.acquire("mine now")
+    versions = place.versions()
+    assert alice.release("done again", ref)["entry"] == entry
+    assert place.versions() == versions
+    assert entries(place, ref) == [entry]
+
+
+def test_releasing_what_is_not_held_writes_nothing(place, alice, bob):
+    alice.acquire("upgrade")
+    versions = place.versions()
+    with pytest.raises(errors.NotYours, match="Alice holds the token"):
+        bob.release("done", "00000000")
+    with pytest.raises(errors.NotYours, match="Alice holds the token"):
+        bob.release("done")
+    assert place.versions() == versions
+
+
+def test_a_name_is_enough_to_release_ones_own(place, alice):
+    ref = alice.acquire("upgrade")["ref"]
+    assert alice.release("done")["released"] == ref
+
+
+def test_a_hold_that_somebody_typed_is_respected_and_can_be_released_by_name(place, alice, bob):
+    place.edit(lambda text: text.replace("Held by: nobody", "Held by: Bob"))
+    with pytest.raises(errors.Held, match="Bob holds the token; "):
+        alice.acquire("upgrade")
+    assert alice.status()["ref"] is None
+    answer = bob.release("restarted nginx")
+    assert "Bob: restarted nginx (ref " in answer["entry"]
+    assert place.text().splitlines()[2] == "Held by: nobody"
+
+
+def test_a_takeover_ends_the_hold_it_names_and_writes_its_entry(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    answer = bob.take_over("Alice is on a plane", ref)
+    assert (answer["held_by"], answer["reason"]) == ("Bob", "Alice is on a plane")
+    assert "Alice: taken over by Bob: Alice is on a plane" in answer["entry"]
+    assert entries(place, ref) == [answer["entry"]]
+    versions = place.versions()
+    with pytest.raises(errors.NotYours, match=f"somebody else ended the hold {ref}.*; Bob holds the token"):
+        alice.release("done", ref)
+    with pytest.raises(errors.NotYours):
+        alice.acquire("upgrade", ref=ref)
+    assert place.versions() == versions
+    bob.release("done", answer["ref"])
+
+
+def test_a_takeover_of_another_hold_than_the_current_one_writes_nothing(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    versions = place.versions()
+    with pytest.raises(errors.NotYours, match=f"Alice holds the token .ref {ref}"):
+        bob.take_over("why not", "00000000")
+    # By name only what has no ref.
+    with pytest.raises(errors.NotYours):
+        bob.take_over("why not", held_by="Alice")
+    assert place.versions() == versions
+    alice.release("done", ref)
+    with pytest.raises(errors.NotYours, match="the token is free"):
+        bob.take_over("why not", ref)
+
+
+def test_a_typed_hold_can_be_taken_over_by_its_name(place, alice):
+    place.edit(lambda text: text.replace("Held by: nobody", "Held by: Carol from work"))
+    answer = alice.take_over("Carol forgot", held_by="Carol from work")
+    assert answer["held_by"] == "Alice"
+    assert "Carol from work: taken over by Alice: Carol forgot" in place.text()
+
+
+def interfere(token, change, times=1):
+    """Somebody saves the page between this token's look and its write."""
+    write, left = token.store.write, [times]
+
+    def late(text, version, comment):
+        if left[0]:
+            left[0] -= 1
+            change()
+        return write(text, version, comment)
+
+    token.store.write = late
+
+
+def test_a_conflict_with_an_edit_elsewhere_on_the_page_is_retried(place, alice):
+    count = iter(range(9))
+    interfere(alice, lambda: place.edit(lambda text: f"{text}remark {next(count)}\n"), times=2)
+    ref = alice.acquire("upgrade")["ref"]
+    interfere(alice, lambda: place.edit(lambda text: text.replace("remark 0", "remark zero")))
+    entry = alice.release("done", ref)["entry"]
+    assert place.text().splitlines().count(entry) == 1
+    assert "remark zero\nremark 1\n" in place.text()
+
+
+def test_a_conflict_with_another_acquire_is_a_refusal(place, alice, bob):
+    interfere(alice, lambda: bob.acquire("first"))
+    with pytest.raises(errors.Held, match="Bob holds"):
+        alice.acquire("second")
+
+
+def test_a_conflict_with_a_takeover_is_not_a_release(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    interfere(alice, lambda: bob.take_over("now", ref))
+    with pytest.raises(errors.NotYours, match="somebody else ended"):
+        alice.release("done", ref)
+    assert len(entries(place, ref)) == 1
+
+
+def test_a_page_that_never_stands_still_is_given_up_with_nothing_written(place):
+    with place.token("alice", deadline=0.5) as alice:
+        interfere(alice, lambda: place.edit(lambda text: text + "x\n"), times=99)
+        with pytest.raises(errors.StoreError, match="again and again; nothing was written"):
+            alice.acquire("upgrade")
+    assert alice.rules.nobody in place.text()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("nothing here\n", "the page has no line 'Held by: …'"),
+        ("Held by: nobody\nHeld by: Bob\n", "the page has 2 lines"),
+        ("Held by:\n", "is empty"),
+    ],
+)
+def test_a_page_without_one_holder_blocks_everything(new_place, text, message):
+    place = new_place(text)
+    with place.token("alice") as alice:
+        for refused in (
+            alice.status,
+            lambda: alice.acquire("upgrade"),
+            lambda: alice.release("done"),
+            lambda: alice.take_over("why", "00000000"),
+        ):
+            with pytest.raises(errors.StoreError, match=message):
+                refused()
+    assert place.versions() == [text]
+
+
+def test_waiting_ends_when_the_token_is_free(place, alice, bob, monkeypatch):
+    monkeypatch.setattr("saltext.deploytoken.token.POLL", 0.05)
+    ref = alice.acquire("upgrade")["ref"]
+    events = []
+
+    def notify(event, data):
+        events.append((event, data.get("held_by"), data.get("name")))
+        if event == "waiting" and len(events) == 2:
+            alice.release("done", ref)
+
+    with place.token("bob", notify) as waiting:
+        assert waiting.acquire("next", wait=60)["held_by"] == "Bob"
+    assert events == [("waiting", "Alice", "Bob"), ("waiting", "Alice", "Bob"), ("acquired", "Bob", None)]
+
+
+def test_waiting_ends_when_the_time_is_over(place, alice, bob, monkeypatch):
+    monkeypatch.setattr("saltext.deploytoken.token.POLL", 0.05)
+    alice.acquire("upgrade")
+    versions = place.versions()
+    with pytest.raises(errors.Held):
+        bob.acquire("next", wait=0.3)
+    assert place.versions() == versions
+
+
+def test_contenders_in_threads_never_hold_at_once(place):
+    """A small one; script/chaos is the large one."""
+    inside, worst, done = [], [], []
+
+    def contend(number):
+        with place.token(("alice", "bob")[number % 2], deadline=30) as token:
+            for _ in range(2):
+                try:
+                    ref = token.acquire("contend")["ref"]
+                except (errors.Held, errors.StoreError):
+                    continue
+                inside.append(ref)
+                worst.append(len(inside))
+                inside.remove(ref)
+                token.release("done", ref)
+                done.append(ref)
+
+    with concurrent.futures.ThreadPoolExecutor(6) as pool:
+        list(pool.map(contend, range(6)))
+    assert worst
+    assert set(worst) == {1}
+    assert [len(entries(place, ref)) for ref in done] == [1] * len(done)
+
+
+# What only a file can do
+
+
+@pytest.mark.parametrize("bytes_", [b"", b"this is not a database, but somebody's notes\n" * 50])
+def test_a_file_that_is_no_token_is_refused_in_one_line_sqlite(tmp_path, bytes_):
+    (tmp_path / "token.db").write_bytes(bytes_)
+    with Token(
+        config.parse({"deploytoken": {"store": f"sqlite:///{tmp_path / 'token.db'}", "name": "Alice"}})
+    ) as token:
+        for refused in (token.status, lambda: token.acquire("upgrade")):
+            with pytest.raises(errors.StoreError, match=r"token\.db") as caught:
+                refused()
+            assert "\n" not in str(caught.value)
+    assert (tmp_path / "token.db").read_bytes() == bytes_
+
+
+def test_a_missing_file_is_not_made_by_looking_sqlite(tmp_path):
+    with Token(
+        config.parse({"deploytoken": {"store": f"sqlite:///{tmp_path / 'token.db'}", "name": "Alice"}})
+    ) as token:
+        for refused in (token.status, lambda: token.acquire("upgrade"), lambda: token.release("done")):
+            with pytest.raises(Missing, match=r"salt-run deploytoken\.init"):
+                refused()
+    assert list(tmp_path.iterdir()) == []
