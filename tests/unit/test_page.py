@@ -137,6 +137,14 @@ def test_what_would_break_the_line_is_refused(bad):
             check(bad)
 
 
+@pytest.mark.parametrize("template", ["* {ref} {summary}", "* {summary} [{ref}]", "| {until} | {summary} | {ref} |"])
+def test_a_mention_of_another_ref_does_not_pass_for_its_entry(template):
+    hold = page.Hold("Bob", "x", "2026-11-22 22:30 UTC", "11111111")
+    entry = page.render_entry(template, hold, until="2026-11-22 23:30 UTC", summary="after [3f9c2a1b] 3f9c2a1b")
+    assert page.entries(entry, "11111111", template) == [entry]
+    assert page.entries(entry, "3f9c2a1b", template) == []
+
+
 @pytest.mark.parametrize("bad", ["nobody", "NoBody", "*Alice*", "_x"])
 def test_a_name_that_reads_as_something_else_is_refused(bad):
     with pytest.raises(errors.Invalid, match=r"^name: "):
@@ -149,7 +157,7 @@ def test_a_reason_with_our_marks_is_refused(bad):
         page.check_reason(bad)
 
 
-@pytest.mark.parametrize("bad", ["a|b", "a\nb", "Taken over by Bob", "done (ref 3f9c2a1b)"])
+@pytest.mark.parametrize("bad", ["a|b", "a\nb", "Taken over by Bob", "x" * 501])
 def test_a_summary_that_would_pass_for_another_entry_is_refused(bad):
     with pytest.raises(errors.Invalid, match=r"^summary: "):
         page.check_summary(bad)

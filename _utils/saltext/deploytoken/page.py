@@ -35,6 +35,7 @@ _HOLD = re.compile(
 _HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*?)[ \t#]*", re.I)
 _UNDERLINE = re.compile(r"(?:=+|-{2,})[ \t]*")
 _TABLE_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t:|-]*)?")
+_REF = "(?P<ref>[0-9a-f]{8})"
 _BRACKETS = "()[]{}<>|"
 
 
@@ -122,13 +123,18 @@ def add_entry(text, entry, heading="History", newest="first"):
 
 def entries(text, ref, template):
     """Return the lines, stripped, that ``template`` could have written for the hold ``ref``."""
-    parts = [
-        re.escape(literal) + ("" if field is None else re.escape(ref) if field == "ref" else ".*?")
-        for literal, field, _, _ in string.Formatter().parse(template)
-    ]
-    # Not to the line's end: a person may have added a remark to the entry.
+    # What people wrote may mention another hold's ref: ours is the last on the line if their words come before it.
+    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    anything = ".*" if {"name", "reason", "summary", "notes"} & set(fields[: fields.index("ref")]) else ".*?"
+    parts = []
+    for literal, field, _, _ in string.Formatter().parse(template):
+        parts.append(re.escape(literal))
+        if len(parts) > 1 and parts[-2] == _REF:
+            break  # not to the line's end: a person may have added a remark
+        parts.append(_REF if field == "ref" else anything if field else "")
     entry = re.compile("".join(parts))
-    return [bare for bare in (_bare(item).strip() for item in _lines(text)) if entry.match(bare)]
+    found = ((bare, entry.match(bare)) for bare in (_bare(item).strip() for item in _lines(text)))
+    return [bare for bare, match in found if match and match["ref"] == ref]
 
 
 def render_entry(template, hold, *, until, summary, notes=()):
@@ -176,8 +182,8 @@ def check_name(name, key="name", nobody="nobody"):
 
 
 def check_reason(reason, key="reason"):
-    """Return ``reason`` if the holder's line can carry it; see :func:`check_name`."""
-    reason = _check_line(reason, key, _BRACKETS)
+    """Return ``reason`` if the holder's line can carry it, and later the entry; see :func:`check_name`."""
+    reason = check_summary(_check_line(reason, key, _BRACKETS), key)
     if re.search(r";\s*(since|expected until|ref)\b", reason):
         raise errors.Invalid(f"{key}: must not hold '; since', '; expected until' or '; ref', our marks on the line")
     return reason
@@ -185,11 +191,9 @@ def check_reason(reason, key="reason"):
 
 def check_summary(summary, key="summary"):
     """Return ``summary`` if a History entry can carry it; see :func:`check_name`."""
-    summary = _check_line(summary, key, "|")
+    summary = _check_line(summary, key, "|", most=500)
     if summary.casefold().startswith(TAKEN_OVER):
         raise errors.Invalid(f"{key}: must not begin with {TAKEN_OVER!r}, which marks a hold that somebody else ended")
-    if re.search(r"\bref [0-9a-f]{8}\b", summary):
-        raise errors.Invalid(f"{key}: must not hold 'ref …', which marks whose entry it is; leave it out")
     return summary
 
 
@@ -199,10 +203,10 @@ def initial(markup="textile", nobody="nobody", heading="History"):
     return f"{level[0]} Deploy token\n\nHeld by: {nobody}\n\n{level[1]} {heading}\n"
 
 
-def _check_line(value, key, forbidden):
+def _check_line(value, key, forbidden, most=200):
     value = value.strip()
-    if not value or len(value) > 200:
-        raise errors.Invalid(f"{key}: needs between 1 and 200 characters")
+    if not value or len(value) > most:
+        raise errors.Invalid(f"{key}: needs between 1 and {most} characters")
     # str.isprintable is false for control characters, line separators, and every space but U+0020.
     if bad := next((char for char in value if not char.isprintable() or char in forbidden), None):
         what = f"{bad!r} " if bad.isprintable() else f"the control character {bad!r} "
