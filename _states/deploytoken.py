@@ -303,6 +303,6 @@ def _words(value):
 
 
 def _short(text):
-    """One line that the History can carry."""
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:299] + "…"
+    """One line that the History can carry: what minions say may hold anything, and must not keep the token held."""
+    text = " ".join("".join(char if char.isprintable() and char != "|" else " " for char in text).split())
+    return text if len(text) <= 400 else text[:399] + "…"
