@@ -485,6 +485,24 @@ class Demo:
         """Which version of the site the minion has."""
         return int(self.page_file.read_text().split()[1])
 
+    def invitation(self):
+        """What --keep says at its end."""
+        return f"""
+It is still running. To play with it, in this or another terminal:
+
+  export SALT_CONFIG_DIR={self.folder}/etc PATH={BIN}:$PATH
+
+  salt-run deploytoken.status
+  salt-run deploytoken.acquire name=Bob reason="because I can"
+  {self.DEPLOY}
+  curl {self.scrapyd}/schedule.json -d project=kingfisher -d spider=slow
+  salt docs busy.check
+  tail -f {self.log}/*
+
+And to end it:
+
+  script/demo --end {self.folder}"""
+
     def site(self, version):
         return f"{self.page_file}:\n  file.managed:\n    - makedirs: True\n    - contents: Version {version}\n"
 
@@ -612,8 +630,8 @@ def main():
     folder = pathlib.Path(tempfile.mkdtemp(prefix="deploytoken-demo-", dir="/tmp")).resolve()
     started = time.monotonic()
     code, keep = 1, False
+    demo = Demo(folder)
     try:
-        demo = Demo(folder)
         print(f"Starting a master, a minion and Scrapyd on loopback, in {folder} …", flush=True)
         demo.set_up()
         demo.tell("Ready. Every command below is the real one, and what it prints is what it printed.")
@@ -633,14 +651,7 @@ def main():
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         if keep:
-            print(
-                "\nIt is still running. To play with it, in this or another terminal:\n\n"
-                f"  export SALT_CONFIG_DIR={folder}/etc\n"
-                f"  export PATH={BIN}:$PATH\n"
-                "  salt-run deploytoken.status\n\n"
-                f"And to end it:\n\n  script/demo --end {folder}",
-                flush=True,
-            )
+            print(demo.invitation(), flush=True)
         else:
             print("Ending what was started …", flush=True)
             if not end(folder):
