@@ -52,6 +52,8 @@ import traceback
 
 from salt.exceptions import SaltException
 
+__outputter__ = {"check": "busy"}
+
 # Probes whose module has another name: "postgres" is Salt's own.
 MODULES = {"postgres": "pgactivity"}
 SECONDS = 20  # for a probe

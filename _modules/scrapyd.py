@@ -253,13 +253,18 @@ def _crawls():
             continue
         found[process.pid] = {
             **crawl,
-            "project": project or "?",
+            "project": project or "-",
             "pid": process.pid,
             "parent": process.info["ppid"],
             "user": user,
             "since": since,
         }
     return [crawl for crawl in found.values() if crawl["parent"] not in found]
+
+
+def _takes(before):
+    """Whether the word before is an option that takes the next word for its value."""
+    return bool(before) and before[0].startswith("-") and "=" not in before[0] and before[0] != "--nolog"
 
 
 def _crawl(argv):
@@ -276,11 +281,7 @@ def _crawl(argv):
                 if argument == "-a" and index + 1 < len(rest):
                     key, _, value = rest[index + 1].partition("=")
                     options[key] = value
-                elif (
-                    spider is None
-                    and not argument.startswith("-")
-                    and (index == 0 or not rest[index - 1].startswith("-"))
-                ):
+                elif spider is None and not argument.startswith("-") and not _takes(rest[index - 1 : index]):
                     spider = os.path.basename(argument)
             spider = spider or argv[position + 1]
             return {

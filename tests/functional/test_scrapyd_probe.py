@@ -102,7 +102,7 @@ def test_a_crawl_of_crons_is_found(probe, scrapyd, tmp_path):
         crawl.kill()
         crawl.wait()
 
-    assert blocker["id"] == f"?:nightly:{crawl.pid}"
+    assert blocker["id"] == f"-:nightly:{crawl.pid}"
     assert blocker["ask"] == "From cron"
     assert "s3" not in json.dumps(blocker)
 
