@@ -618,8 +618,6 @@ def main():
         if not (folder / "etc/master").is_file() or not folder.name.startswith("deploytoken-demo-"):
             parser.error(f"{folder} is not the folder of a demo")
         return 0 if end(folder) else 1
-    if not shutil.which("git"):
-        parser.exit(1, "script/demo needs git (on Debian: apt install git).\n")
 
     def stop(number, _frame):
         raise KeyboardInterrupt(signal.Signals(number).name)
