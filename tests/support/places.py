@@ -12,9 +12,9 @@ from saltext.deploytoken.token import Token
 TEXT = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 
 
-def settings(store, **more):
-    """The master's options for a store, with times for tests; ``more`` are other keys of the section."""
-    return {"deploytoken": {"store": store, "timeout": 2, "deadline": 10, **more}}
+def settings(address, **more):
+    """The master's options for a store at this address, with times for tests; ``more`` are other keys of the section."""
+    return {"deploytoken": {"store": address, "timeout": 2, "deadline": 10, **more}}
 
 
 class SqlitePlace:
