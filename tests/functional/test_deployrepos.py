@@ -650,11 +650,21 @@ def test_nobody_is_asked_for_a_password(origin, refused, tmp_path, monkeypatch):
     assert not asked.exists()
 
 
-def test_a_password_in_the_url_is_not_repeated(origin, refused):
-    url = f"http://alice:hunter2@127.0.0.1:{process.free_port()}/x.git"
-    git(origin.path, "remote", "set-url", "origin", url)
+@pytest.mark.parametrize(
+    "said", ["fatal: no access to https://alice:hunter2@example.org/x", "remote: https://hunter2@x"]
+)
+def test_a_password_in_what_git_says_is_not_repeated(origin, refused, tmp_path, said):
+    """A stand-in for ssh says it, as a server's hook may; git's own messages leave passwords out (2.39.5)."""
+    program = tmp_path / "ssh"
+    program.write_text(f"#!/bin/sh\necho {said} >&2\nexit 255\n")
+    program.chmod(0o755)
+    git(origin.path, "config", "core.sshCommand", program)
+    git(origin.path, "remote", "set-url", "origin", "ssh://example.invalid/x.git")
 
-    assert "hunter2" not in refused(origin.path, "cannot be read")
+    problem = refused(origin.path, "cannot be read")
+
+    assert "https://***@" in problem
+    assert "hunter2" not in problem
 
 
 @contextlib.contextmanager
