@@ -1,0 +1,175 @@
+"""What the documentation says is what the code does: codes, keys, messages, arguments, and links."""
+
+import ast
+import dataclasses
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+
+from saltext.deploytoken import config, errors, repositories
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FAILURES = errors.Error.__subclasses__()
+LOADED = ("_executors", "_modules", "_output", "_pillar", "_runners", "_states")
+
+# Every place where a line for people is written: what a runner refuses, and what the gate and the steps refuse.
+SPEAKERS = [
+    *sorted((ROOT / "_utils" / "saltext" / "deploytoken").glob("*.py")),
+    *sorted((ROOT / "_runners").glob("*.py")),
+    *sorted((ROOT / "_states").glob("*.py")),
+    *sorted((ROOT / "_executors").glob("*.py")),
+    ROOT / "_modules" / "deploygate.py",
+]
+SPOKEN_BY = {failure.__name__ for failure in FAILURES} | {"Missing", "Unanswered", "Refused", "CommandExecutionError"}
+VARIABLE = "\x00"
+
+
+def text(path):
+    return (ROOT / path).read_text(encoding="utf-8")
+
+
+def rows(page):
+    """The first row of each name in a page's tables: the name without its code marks, and the other cells."""
+    found = {}
+    for line in page.splitlines():
+        first, *rest = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if line.startswith("| ") and rest:
+            for name in first.split(", "):
+                found.setdefault(name.strip("` "), rest)
+    return found
+
+
+def functions(path):
+    """The functions that Salt's loader shows, with their docstrings."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md", "docs/messages.md"])
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.reason)
+def test_every_exit_code_stands_in_the_tables(page, failure):
+    assert f"| {failure.code} | `{failure.reason}` | " in text(page)
+
+
+@pytest.mark.parametrize("failure", FAILURES, ids=lambda failure: failure.reason)
+def test_every_exit_code_has_its_part_of_the_messages(failure):
+    assert f"\n## {failure.code}: `{failure.reason}`\n" in text("docs/messages.md")
+
+
+@pytest.mark.parametrize("known", [config.Config, config.History], ids=lambda known: known.__name__)
+def test_every_key_stands_in_the_configuration_with_its_default(known):
+    page = rows(text("docs/configuration.md"))
+    for field in dataclasses.fields(known):
+        assert field.name in page, f"{field.name} is not in docs/configuration.md"
+        if isinstance(field.default, bool):
+            assert page[field.name][0] == f"`{str(field.default).lower()}`"
+        elif isinstance(field.default, str | float):
+            shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
+            assert page[field.name][0] == f"`{shown}`", f"{field.name} has another default in docs/configuration.md"
+    assert "api_key_file" in page
+
+
+def test_every_key_of_a_repository_stands_in_the_configuration():
+    page = rows(text("docs/configuration.md"))
+
+    assert set(repositories.KEYS) <= set(page)
+    assert f"| `timeout` | `{repositories.TIMEOUT}` | " in text("docs/configuration.md")
+
+
+def test_every_field_of_an_entry_stands_in_the_configuration():
+    page = text("docs/configuration.md")
+
+    assert [field for field in config.ENTRY_FIELDS if f"`{{{field}}}`" not in page] == []
+
+
+def test_every_mode_of_the_gate_stands_in_the_configuration():
+    tree = ast.parse(text("_modules/deploygate.py"))
+    modes = next(
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "MODES"
+    )
+
+    assert set(modes) <= set(rows(text("docs/configuration.md")))
+
+
+def runner_functions():
+    for path in sorted((ROOT / "_runners").glob("*.py")):
+        for function in functions(path):
+            yield pytest.param(path.stem, function, id=f"{path.stem}.{function.name}")
+
+
+@pytest.mark.parametrize(("module", "function"), runner_functions())
+def test_every_command_shows_an_example_and_says_what_it_takes_and_returns(module, function):
+    words = inspect.cleandoc(ast.get_docstring(function) or "")
+
+    assert "CLI Example:" in words
+    assert f"    salt-run {module}.{function.name}" in words
+    assert re.search(r"\b[Rr]eturn(s|ed)\b", words)
+    named = {name.strip() for line in words.splitlines() for name in re.sub(r" \(.*\)$", "", line).split(",")}
+    arguments = [argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]]
+    assert [argument for argument in arguments if argument not in named] == []
+
+
+@pytest.mark.parametrize("folder", LOADED)
+def test_every_module_says_what_it_is_and_since_when(folder):
+    for path in sorted((ROOT / folder).glob("*.py")):
+        words = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+        assert ".. versionadded:: " in words, path.name
+
+
+def lines_for_people(path):
+    """Each line that this file says to people, with a mark for what differs, and where it is."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and node.args:
+            name = ast.unparse(node.func).removeprefix("errors.")
+            line = spoken(node.args[0]) if name in SPOKEN_BY or name == "_invalid" else ""
+        elif path.parent.name in ("_states", "_modules", "_executors"):
+            line = spoken(node) if spoken(node).startswith("Refused: ") else ""
+        else:
+            line = ""
+        if line.strip(VARIABLE):
+            yield line, f"{path.name}:{node.lineno}"
+
+
+def spoken(node):
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.JoinedStr):
+        return "".join(part.value if isinstance(part, ast.Constant) else VARIABLE for part in node.values)
+    return VARIABLE
+
+
+def is_told(line, page):
+    """Whether the page has three words of it in a row, or the whole of a shorter part, outside of what differs."""
+    for part in line.split(VARIABLE):
+        words = part.replace("`", "").split()
+        if any(" ".join(words[at : at + 3]) in page for at in range(max(1, len(words) - 2)) if len(words) > 2):
+            return True
+    return all(len(part.split()) <= 2 for part in line.split(VARIABLE)) and any(
+        part.strip(" :;,.") in page for part in line.split(VARIABLE) if part.strip(" :;,.")
+    )
+
+
+@pytest.mark.parametrize("path", SPEAKERS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_message_stands_in_the_messages_with_its_remedy(path):
+    page = text("docs/messages.md").replace("`", "").replace("\\|", "|")
+
+    missing = [
+        f"{where}: {line.replace(VARIABLE, '…')}" for line, where in lines_for_people(path) if not is_told(line, page)
+    ]
+    assert missing == [], "add a row to docs/messages.md"
+
+
+def links(path):
+    page = re.sub(r"(?ms)^ *```.*?^ *```|`[^`\n]*`\s", "", path.read_text(encoding="utf-8"))
+    found = re.findall(r"\]\(([^)\s]+)\)", page)
+    return [link.partition("#")[0] for link in found if not re.match(r"\w+:|#", link)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_link_leads_to_a_file(path):
+    assert [link for link in links(path) if not (path.parent / link).exists()] == []
