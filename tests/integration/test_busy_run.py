@@ -1,0 +1,232 @@
+"""``salt-run busy.check``, ``busy.wait`` and the state, on a real master: who did not clearly say idle blocks."""
+
+import json
+import os
+import signal
+import threading
+import time
+
+import psutil
+import pytest
+import yaml
+
+from tests.support.salt import states
+from tests.support.wait import until
+
+
+@pytest.fixture
+def configure(cluster):
+    """``configure(busy)``: what is configured for kingfisher-main in pillar; nothing for the others."""
+
+    def configure(busy):
+        cluster.pillar_of("kingfisher-main", busy=busy)
+        cluster.salt("*", "saltutil.refresh_pillar", wait=True)
+
+    configure({})
+    return configure
+
+
+def stopped(daemon):
+    """The processes of a minion, parents first."""
+    parent = psutil.Process(daemon.pid)
+    return [parent.pid, *(child.pid for child in parent.children(recursive=True))]
+
+
+def broken(tmp_path_factory, body):
+    folder = tmp_path_factory.mktemp("broken") / "_modules"
+    folder.mkdir()
+    (folder / "busy.py").write_text(f"def check():\n    {body}\n")
+    return str(folder.parent)
+
+
+def test_minions_without_configured_checks_are_idle_and_say_so(cluster, configure):
+    answer = cluster.run("busy.check", "*", consent=None)
+
+    assert answer.code == 0, answer
+    assert answer.data["idle"] is True
+    assert {"docs", "kingfisher-main"} <= set(answer.data["expected"])
+    assert answer.data["minions"]["docs"]["note"] == "no checks configured"
+    assert answer.stderr.count("Traceback") == 0
+
+
+def test_a_busy_minion_blocks_and_consent_covers_what_it_names_and_nothing_else(cluster, configure, scrapyd):
+    first, second = scrapyd.schedule(note="Started by Ana"), scrapyd.schedule(note="Started by Ben")
+    scrapyd.running(first), scrapyd.running(second)
+    configure({"scrapyd": [{"url": scrapyd.url}]})
+
+    busy = cluster.run("busy.check", "k*")
+    assert (busy.code, busy.data["reason"]) == (7, "busy"), busy
+    assert "Started by Ana" in busy.data["message"]
+    ids = [f"kingfisher-main/scrapyd/kingfisher:collect:{job[:6]}" for job in (first, second)]
+    assert sorted(blocker["id"] for blocker in busy.data["blockers"]) == sorted(ids)
+
+    pasted = yaml.safe_load("\n".join(busy.data["consent_lines"]))["consent"]
+    assert sorted(pasted["for"]) == sorted(ids)
+    agreed = cluster.run("busy.check", "k*", consent={**pasted, "by": "Jane Doe, helpdesk"})
+    assert agreed.code == 0, agreed
+    assert agreed.data["consented"]["by"] == "Jane Doe, helpdesk"
+    assert len(agreed.data["consented"]["to"]) == 2
+
+    half = cluster.run("busy.check", "k*", consent={"by": "Jane", "for": [ids[0]]})
+    assert half.code == 7
+    assert [blocker["id"] for blocker in half.data["blockers"]] == [ids[1]]
+
+    minion = cluster.salt("k*", "busy.check")
+    assert minion.data["kingfisher-main"]["idle"] is False
+    assert [one["id"] for one in minion.data["kingfisher-main"]["blockers"]] == [
+        one["id"] for one in busy.data["minions"]["kingfisher-main"]["blockers"]
+    ]
+
+    table = cluster.run("busy.check", "k*", out=None).stdout
+    assert max(len(line) for line in table.splitlines() if "/" not in line) <= 80
+    assert "kingfisher-main: busy" in table
+    assert "Started by Ana" in table
+    assert 'by: "WHO AGREED"' in table
+
+
+def test_a_target_that_matches_nobody_blocks(cluster):
+    answer = cluster.run("busy.check", "kingfisherr*")
+
+    assert (answer.code, answer.data["reason"]) == (7, "busy"), answer
+    assert "'kingfisherr*' matches no minion" in answer.data["message"]
+
+
+def test_an_id_in_a_list_that_no_minion_has_blocks_and_is_named(cluster):
+    answer = cluster.run("busy.check", "docs,dosc", target_type="list")
+
+    assert answer.code == 7, answer
+    assert answer.data["expected"] == ["docs", "dosc"]
+    assert "no accepted key" in answer.data["failed"]["dosc"]
+
+
+def test_a_silent_minion_blocks_and_is_named(cluster):
+    processes = stopped(cluster.minion("docs"))
+    for pid in processes:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        answer = cluster.run("busy.check", "docs,kingfisher-main", "list", "timeout=3")
+        consented = cluster.run("busy.check", "docs", "timeout=3", consent="Jane")
+    finally:
+        for pid in processes:
+            os.kill(pid, signal.SIGCONT)
+
+    assert answer.code == 7, answer
+    assert "did not answer within 3 seconds" in answer.data["failed"]["docs"]
+    assert "docs did not answer" in answer.data["message"]
+    assert "kingfisher-main" in answer.data["minions"]
+    assert consented.code == 7
+    until(lambda: "docs" in (cluster.salt("docs", "test.ping").data or {}), 60, "docs to be back")
+
+
+@pytest.mark.parametrize(
+    ("minion", "body", "why"),
+    [
+        ("bare", None, "'busy.check' is not available"),
+        ("raising", "raise RuntimeError('boom')", "boom"),
+        ("liar", "return {'idle': True}", "something else than busy.check"),
+        ("yes", "return True", "something else than busy.check"),
+    ],
+)
+def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path_factory, minion, body, why):
+    if minion not in cluster.minions:
+        options = {"module_dirs": [broken(tmp_path_factory, body)]} if body else {"disable_modules": ["busy"]}
+        cluster.minion(minion, **options)
+
+    answer = cluster.run("busy.check", minion, consent="Jane")
+
+    assert answer.code == 7, answer
+    assert why in answer.data["failed"][minion]
+    assert not answer.traceback
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        ({}, "target"),
+        ({"target": "*", "target_type": "globe"}, "target_type"),
+        ({"target": "*", "timeout": "soon"}, "timeout"),
+        ({"target": "*", "consent": {"for": ["x"]}}, "consent"),
+        ({"target": "*", "consent": {"by": "", "for": ["x"]}}, "consent"),
+        ({"target": "*", "consent": {"by": "Jane", "for": []}}, "consent"),
+        ({"target": "*", "force": True}, "force"),
+    ],
+)
+def test_wrong_arguments_exit_with_2_and_are_named(master_config, arguments, why):
+    words = [f"{name}={json.dumps(value)}" for name, value in arguments.items()]
+    answer = master_config().run("busy.check", *words)
+
+    assert (answer.code, answer.data["reason"]) == (2, "invalid"), answer
+    assert why in answer.data["message"]
+
+
+def test_waiting_ends_when_the_spider_does_and_tells_what_is_left(cluster, configure, scrapyd):
+    scrapyd.running()
+    configure({"scrapyd": [{"url": scrapyd.url}]})
+    ender = threading.Timer(8, scrapyd.finish)
+    ender.start()
+
+    begin = time.monotonic()
+    answer = cluster.run("busy.wait", "k*", "timeout=90s", interval="1s", settle="2s")
+    ender.join()
+
+    assert answer.code == 0, answer
+    assert answer.data["idle"] is True
+    assert answer.data["waited"] >= 2
+    assert "waiting for 1 thing" in answer.stderr
+    assert "kingfisher/collect is running" in answer.stderr
+    assert time.monotonic() - begin < 80
+
+
+def test_waiting_gives_up_in_time_and_says_what_is_left(cluster, configure, scrapyd):
+    scrapyd.running()
+    configure({"scrapyd": [{"url": scrapyd.url}]})
+
+    answer = cluster.run("busy.wait", "k*", "timeout=4s", interval="1s")
+
+    assert answer.code == 7, answer
+    assert "Still not idle after 4 seconds: 1 thing running" in answer.data["message"]
+    assert "stuck" not in answer.data
+
+
+def test_a_queue_that_nothing_starts_is_stuck_and_not_waited_for(cluster, configure, scrapyd_factory):
+    scrapyd = scrapyd_factory(poll_interval=3600)
+    job = scrapyd.schedule()
+    configure({"scrapyd": {"url": scrapyd.url}})
+
+    answer = cluster.run("busy.wait", "k*", "timeout=90s", interval="1s", stuck="3s")
+
+    assert answer.code == 7, answer
+    assert answer.data["message"].startswith("Stuck: 1 job pending for 3 seconds")
+    assert answer.data["stuck"][0]["id"].endswith(job[:6])
+
+
+def test_the_state_stops_an_orchestration_and_says_whom_to_ask(cluster, configure, scrapyd):
+    cluster.sls(
+        "steps",
+        {
+            "idle": {
+                "busy.idle": [{"target": "k*"}, {"consent": "{{ pillar.get('deploy', {}).get('consent') | json }}"}]
+            },
+            "next": {"test.succeed_without_changes": [{"require": [{"busy": "idle"}]}]},
+        },
+    )
+    text = (cluster.states / "steps.sls").read_text().replace("'{{", "{{").replace("}}'", "}}").replace("''", "'")
+    cluster.sls("steps", text)
+
+    idle = cluster.orchestrate("steps")
+    assert [row["result"] for row in states(idle)] == [True, True], idle
+    assert states(idle)[0]["expected"] == ["kingfisher-main"]
+
+    scrapyd.running(scrapyd.schedule(note="Started by Ana"))
+    configure({"scrapyd": [{"url": scrapyd.url}]})
+    for test in (None, True):
+        busy = cluster.orchestrate("steps", test=test)
+        assert [row["result"] for row in states(busy)] == [False, False], busy
+        assert busy.code == 1
+        assert "Started by Ana" in states(busy)[0]["comment"]
+        assert 'by: "WHO AGREED"' in states(busy)[0]["comment"]
+
+    agreed = cluster.orchestrate("steps", consent={"by": "Jane", "for": ["kingfisher-main/scrapyd/*"]})
+    assert [row["result"] for row in states(agreed)] == [True, True], agreed
+    assert states(agreed)[0]["consented"]["by"] == "Jane"
+    assert states(agreed)[0]["changes"] == {}
