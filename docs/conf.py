@@ -36,8 +36,6 @@ exclude_patterns = ["_build", "requirements.txt"]
 html_theme = "furo"
 html_title = project
 html_show_sourcelink = False
-# The pages of measurements are made by another script.
-suppress_warnings = ["toc.empty_glob"]
 nitpicky = True
 nitpick_ignore = [("py:class", "abc.ABC")]
 
