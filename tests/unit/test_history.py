@@ -161,10 +161,25 @@ def test_a_typed_hold_that_is_taken_over_says_by_whom():
     assert wiki.holds("held_by", "ended", "ended_by") == [("Bob", "still held", None), ("Carol", "taken over", "Bob")]
 
 
-def test_a_line_copied_by_hand_with_a_ref_of_its_own_is_by_hand():
-    wiki = Wiki().save(page.write(TEXT, ALICE), "looks fine")
+@pytest.mark.parametrize("comment", ["", "looks fine", "acquire ref=bbbbbbbb id=bb: other"])
+def test_a_line_copied_by_hand_with_a_ref_of_its_own_is_by_hand(comment):
+    wiki = Wiki().save(page.write(TEXT, ALICE), comment)
 
     assert wiki.holds("ref", "by_hand") == [("aaaaaaaa", True)]
+
+
+def test_a_takeover_of_another_hold_is_not_this_ones_end():
+    wiki = Wiki().acquire()
+    wiki.save(page.write(TEXT, BOB), "takeover ref=bbbbbbbb id=bb displaced=cccccccc: x", author="Carol")
+
+    assert wiki.holds("held_by", "ended", "ended_by") == [("Bob", "still held", None), ("Alice", "by hand", "Carol")]
+
+
+def test_an_entry_that_stood_there_before_is_nobody_elses():
+    wiki = Wiki().acquire().release().acquire(BOB)
+    wiki.save(page.write(wiki.read().text, None), author="Carol")
+
+    assert wiki.holds("held_by", "ended", "entry")[0] == ("Bob", "by hand", None)
 
 
 def test_an_edited_reason_is_the_same_hold_and_marked():
