@@ -1,0 +1,87 @@
+"""Only a clear answer of a minion is one: the judgement of the runner and of ``minions``, without any daemon."""
+
+import importlib.util
+import pathlib
+
+import pytest
+
+from saltext.deploytoken import minions
+
+PATH = pathlib.Path(__file__).parents[2] / "_runners" / "busy.py"
+SPEC = importlib.util.spec_from_file_location("busy_runner", PATH)
+runner = importlib.util.module_from_spec(SPEC)
+SPEC.loader.exec_module(runner)
+
+IDLE = {"idle": True, "checks": [], "blockers": [], "unknowns": [], "info": []}
+BLOCKER = {"id": "kf/p/x", "probe": "p", "user": None, "what": "x", "age": None, "ask": None}
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (None, "did not answer within 3 seconds"),
+        (False, "did not answer"),
+        ({}, "did not answer"),
+        ("Minion did not return. [No response]", "did not answer"),
+        ({"out": "no_return", "ret": "x", "retcode": 1}, "did not answer"),
+        ({"retcode": 0}, "answered nothing to use"),
+        ({"ret": "'busy.check' is not available.", "retcode": 254}, "failed: 'busy.check' is not available."),
+        ({"ret": "Traceback\n  File\nValueError: \x1b[1m", "retcode": 1}, "failed: ValueError: ?[1m"),
+        ({"ret": IDLE}, "failed"),
+        ({"ret": IDLE, "retcode": 1}, "failed"),
+    ],
+)
+def test_everything_but_a_clean_return_is_a_failure_with_a_reason(answer, why):
+    assert why in minions.problem(answer, 3, (0, 7))
+
+
+@pytest.mark.parametrize("code", [0, 7])
+def test_a_clean_return_is_an_answer(code):
+    assert minions.problem({"ret": IDLE, "retcode": code}, 3, (0, 7)) is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        True,
+        "idle",
+        [],
+        {},
+        {"idle": True},
+        {**IDLE, "idle": 1},
+        {**IDLE, "idle": None},
+        {**IDLE, "blockers": None},
+        {**IDLE, "checks": "tmux"},
+        {**IDLE, "blockers": [BLOCKER]},
+        {**IDLE, "unknowns": [{"probe": "p", "why": "x"}]},
+        {**IDLE, "idle": False},
+        {**IDLE, "idle": False, "blockers": ["x"]},
+        {**IDLE, "idle": False, "blockers": [{"id": "kf/p/x"}]},
+        {**IDLE, "idle": False, "blockers": [{**BLOCKER, "id": "other/p/x"}]},
+        {**IDLE, "idle": False, "unknowns": [{}]},
+    ],
+)
+def test_an_answer_that_is_not_busy_checks_or_contradicts_itself_is_none(answer):
+    assert runner._clear("kf", answer) is False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        IDLE,
+        {**IDLE, "idle": False, "blockers": [BLOCKER]},
+        {**IDLE, "idle": False, "unknowns": [{"probe": "p", "why": "x"}]},
+    ],
+)
+def test_a_clear_answer_is_taken(answer):
+    assert runner._clear("kf", answer) is True
+
+
+def test_pending_jobs_are_stuck_only_where_nothing_runs():
+    def job(minion, name, state):
+        return {"id": f"{minion}/scrapyd/{name}", "state": state}
+
+    left = [job("a", "1", "running"), job("a", "2", "pending"), job("b", "3", "pending"), {"id": "b/tmux/x"}]
+
+    assert runner._idling(left) == ["b/scrapyd/3"]
