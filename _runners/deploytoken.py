@@ -42,7 +42,7 @@ import socket
 import sys
 from pathlib import Path
 
-from saltext.deploytoken import config, door
+from saltext.deploytoken import config, door, glass
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +144,8 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     consent (str)
         Who agreed to interrupt what, for the entry.
 
+    Whoever broke the glass of a gate since the last release stands in the entry as well.
+
     Returns what :py:func:`status` returns, and ``released`` (the ref) and ``entry`` (the line under History).
     Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``, ``in_doubt``,
     ``store`` or ``invalid``.
@@ -154,8 +156,14 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
         notes.append(("rebooted", f"rebooted {', '.join(rebooted)}"))
     if consent is not None:
         notes.append(("consent", f"with the consent of {door.text(consent, 'consent')}"))
+    broken = glass.pending(__opts__["cachedir"])
+    reports = glass.notes(broken)
     with _token() as token:
-        return token.release(summary, ref, _name(name), notes)
+        answer = token.release(summary, ref, _name(name), notes + [("glass", report) for report in reports])
+    # An entry that stood already was written without them.
+    if all(report in (answer["entry"] or "") for report in reports):
+        glass.forget(__opts__["cachedir"], broken)
+    return answer
 
 
 @door.command

@@ -173,7 +173,7 @@ def check_name(name, key="name", nobody="nobody"):
 
     :raises errors.Invalid: otherwise; nothing is quoted or shortened in silence.
     """
-    name = _check_line(name, key, _BRACKETS)
+    name = _check_holder(name, key)
     if name.casefold() == nobody.casefold():
         raise errors.Invalid(f"{key}: {name!r} is the word for a free token; use a person's name")
     if name[0] in "*_" or name[-1] in "*_":
@@ -183,7 +183,7 @@ def check_name(name, key="name", nobody="nobody"):
 
 def check_reason(reason, key="reason"):
     """Return ``reason`` if the holder's line can carry it, and later the entry; see :func:`check_name`."""
-    reason = check_summary(_check_line(reason, key, _BRACKETS), key)
+    reason = check_summary(_check_holder(reason, key), key)
     if re.search(r";\s*(since|expected until|ref)\b", reason):
         raise errors.Invalid(f"{key}: must not hold '; since', '; expected until' or '; ref', our marks on the line")
     return reason
@@ -191,10 +191,15 @@ def check_reason(reason, key="reason"):
 
 def check_summary(summary, key="summary"):
     """Return ``summary`` if a History entry can carry it; see :func:`check_name`."""
-    summary = _check_line(summary, key, "|", most=500)
+    summary = check_note(summary, key)
     if summary.casefold().startswith(TAKEN_OVER):
         raise errors.Invalid(f"{key}: must not begin with {TAKEN_OVER!r}, which marks a hold that somebody else ended")
     return summary
+
+
+def check_note(note, key):
+    """Return ``note`` if a History entry can carry it after its summary; see :func:`check_name`."""
+    return _check_line(note, key, "|", most=500)
 
 
 def initial(markup="textile", nobody="nobody", heading="History"):
@@ -203,7 +208,14 @@ def initial(markup="textile", nobody="nobody", heading="History"):
     return f"{level[0]} Deploy token\n\nHeld by: {nobody}\n\n{level[1]} {heading}\n"
 
 
-def _check_line(value, key, forbidden, most=200):
+def _check_holder(value, key):
+    value = _check_line(value, key, _BRACKETS, most=200)
+    if re.search(r"held by\W*:", value, re.I):
+        raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
+    return value
+
+
+def _check_line(value, key, forbidden, most):
     value = value.strip()
     if not value or len(value) > most:
         raise errors.Invalid(f"{key}: needs between 1 and {most} characters")
@@ -211,8 +223,6 @@ def _check_line(value, key, forbidden, most=200):
     if bad := next((char for char in value if not char.isprintable() or char in forbidden), None):
         what = f"{bad!r} " if bad.isprintable() else f"the control character {bad!r} "
         raise errors.Invalid(f"{key}: {what}cannot stand on the page's line; leave it out")
-    if re.search(r"held by\W*:", value, re.I):
-        raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
     return value
 
 

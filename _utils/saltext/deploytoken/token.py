@@ -148,7 +148,7 @@ class Token:
     def release(self, summary, ref=None, name=None, notes=()):
         """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
         summary = page.check_summary(summary)
-        notes = [page.check_summary(note, key) for key, note in notes]
+        notes = [page.check_note(note, key) for key, note in notes]
         ref = check_ref(ref)
         name = None if ref else self.operator(name)
         fresh = claim()
@@ -209,8 +209,8 @@ class Token:
             pass  # somebody has ended it already
         except (errors.StoreError, errors.InDoubt) as exc:
             raise errors.InDoubt(
-                f"interrupted after the token was taken, and it could not be given back ({exc}); once the wiki answers,"
-                f' run `salt-run deploytoken.release ref={ref} summary="not used"`',
+                f"interrupted after the token was taken, and it could not be given back ({exc}); when the wiki"
+                f' answers, run `salt-run deploytoken.release ref={ref} summary="not used"`',
                 ref=ref,
             ) from None
 

@@ -1,0 +1,32 @@
+"""Whoever broke the glass of a gate stands in the History after the next release."""
+
+import pytest
+
+from saltext.deploytoken import glass
+
+
+@pytest.fixture
+def salt(loaders, tmp_path):
+    made = loaders(deploytoken={"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"}, output="json")
+    made.runners["deploytoken.init"]()
+    return made
+
+
+def test_the_next_release_names_who_broke_the_glass_and_why_once(salt):
+    cachedir = salt.opts["cachedir"]
+    for minion in ("web2", "web1"):
+        glass.record(cachedir, minion, {"by": "Bob", "why": "the site | is\ndown"}, "state.apply")
+    for expected in [
+        "Alice: upgraded; Bob broke the glass on web1, web2: the site is down (ref ",
+        "Alice: upgraded (ref ",
+    ]:
+        ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]
+        released = salt.runners["deploytoken.release"](summary="upgraded", ref=ref)
+        assert f"{expected}{ref})" in released["entry"]
+
+
+def test_a_release_that_fails_keeps_the_record(salt):
+    cachedir = salt.opts["cachedir"]
+    glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})
+    assert salt.runners["deploytoken.release"](summary="upgraded", ref="11111111")["reason"] == "not_yours"
+    assert glass.pending(cachedir)
