@@ -5,6 +5,8 @@ import pathlib
 import salt.config
 import salt.loader
 
+from tests.support.salt import tree
+
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 
@@ -31,7 +33,7 @@ class Loaders:
             "extension_modules": str(paths["extmods"]),
             "log_file": str(folder / "log"),
             "file_client": "local",
-            "file_roots": {"base": [str(CHECKOUT)]},
+            "file_roots": {"base": [tree(folder)]},
             "pillar_roots": {"base": []},
             "module_dirs": [str(CHECKOUT)],
             "id": "main_master" if kind == "master" else "kingfisher-main",
