@@ -119,6 +119,26 @@ def test_every_command_shows_an_example_and_says_what_it_takes_and_returns(modul
     assert [argument for argument in arguments if argument not in named] == []
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "_modules").glob("*.py")), ids=lambda path: path.stem)
+def test_every_function_on_a_minion_shows_an_example(path):
+    shown = {function.name: ast.get_docstring(function) or "" for function in functions(path)}
+
+    assert [
+        name for name, words in shown.items() if f"{path.stem}.{name}" not in words.partition("CLI Example:")[2]
+    ] == []
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "_modules").glob("*.py")), ids=lambda path: path.stem)
+def test_every_probe_stands_in_the_probes_with_its_settings(path):
+    page = rows(text("docs/probes.md"))
+    probe = next((function for function in functions(path) if function.name == "probe"), None)
+    if probe:
+        others = {module: name for name, module in constant("_modules/busy.py", "MODULES").items()}
+        settings = [argument.arg for argument in probe.args.args if argument.arg != "instances"]
+        row = " ".join(page[others.get(path.stem, path.stem)])
+        assert [setting for setting in settings if f"`{setting}`" not in row] == []
+
+
 @pytest.mark.parametrize("folder", LOADED)
 def test_every_module_says_what_it_is_and_since_when(folder):
     for path in sorted((ROOT / folder).glob("*.py")):
