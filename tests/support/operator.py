@@ -1,0 +1,29 @@
+"""
+One command of an operator in a process of its own, without Salt: for signals, which go to processes.
+
+``python -m tests.support.operator OPTIONS FUNCTION ARGUMENTS`` (JSON) ends with the code of the answer, and prints it.
+"""
+
+import json
+import sys
+
+from saltext.deploytoken import config, errors
+from saltext.deploytoken.token import Token
+
+
+def main(options, function, arguments):
+    def notify(event, data):
+        print(json.dumps({"event": event, **data}), flush=True)
+
+    with Token(config.parse(json.loads(options)), notify) as token:
+        try:
+            answer = getattr(token, function)(**json.loads(arguments))
+        except errors.Error as exc:
+            print(json.dumps({"reason": exc.reason, "message": str(exc), **exc.details}), flush=True)
+            return exc.code
+    print(json.dumps(answer), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
