@@ -101,7 +101,7 @@ class Redmine:
         if not (database.exists() and keys.exists()):
             self.cache.mkdir(parents=True, exist_ok=True)
             seeded = self.folder / "keys.json"
-            self._bundle("rake", "db:migrate")
+            self._bundle("rake", "db:migrate", SCHEMA=str(self.folder / "schema.rb"))
             self._bundle("rails", "runner", SEED, SEED_KEYS=str(seeded))
             # Under a name of its own first: two test sessions may fill the cache at once.
             for made, kept in ((self.database, database), (seeded, keys)):
