@@ -145,8 +145,8 @@ def test_nothing_running_costs_little(check, checkout, tmp_path):
     functions["busy.check"]()
     times = []
     for _ in range(5):
-        begin = time.perf_counter()
+        begin = time.process_time()
         functions["busy.check"]()
-        times.append(time.perf_counter() - begin)
+        times.append(time.process_time() - begin)
 
-    assert sorted(times)[2] < 0.3  # 0.15 on an idle machine; two busy cores are twice as slow
+    assert sorted(times)[2] < 0.15  # processor time, which other work on the machine does not stretch
