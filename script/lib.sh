@@ -39,17 +39,29 @@ redmine_package() {
     if have_package redmine && have_package redmine-sqlite && have_package puma; then
         return 0
     fi
-    debian_packages redmine redmine-sqlite puma && return 0
-    have_ruby=$(command -v /usr/bin/ruby) || return 1
+    local log
+    log=$(mktemp)
+    say "Installing Redmine (redmine, redmine-sqlite, puma) from Debian: two minutes, once"
+    # Its first try may end in a long Bundler error, which is mended below: shown only if that fails.
+    if debian_packages redmine redmine-sqlite puma 2>"$log"; then
+        rm -f "$log"
+        return 0
+    fi
+    if [ ! -x /usr/bin/ruby ]; then
+        cat "$log" >&2
+        return 1
+    fi
     say "Finishing the installation of Redmine: its gems' folders were missing."
     # shellcheck disable=SC2016
-    as_root "$have_ruby" -rfileutils -e 'Gem::Specification.each do |gem|
+    as_root /usr/bin/ruby -rfileutils -e 'Gem::Specification.each do |gem|
         path = gem.full_gem_path
         FileUtils.mkdir_p(path) if !File.directory?(path) && path.include?("rubygems-integration")
-    end' || return
-    as_root rm -f /var/lib/redmine/Gemfile.lock
-    as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a >&2 || return
-    debian_packages redmine redmine-sqlite puma
+    end' &&
+        as_root rm -f /var/lib/redmine/Gemfile.lock &&
+        as_root env DEBIAN_FRONTEND=noninteractive dpkg --configure -a >>"$log" 2>&1 &&
+        have_package redmine && have_package redmine-sqlite && have_package puma && return 0
+    cat "$log" >&2
+    return 1
 }
 
 # find_python: the first Python of 3.10 or later that can make a virtual environment; its name in $python.
