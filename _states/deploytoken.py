@@ -13,10 +13,12 @@ import copy
 import json
 import re
 import shlex
+import time
 
 # What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
-REQUEST = ("target", "target_type", "reason", "sls", "consent", "on_failure", "ref", "name", "wait")
+REQUEST = ("target", "target_type", "reason", "sls", "consent", "on_failure", "ref", "name", "wait", "reboot_timeout")
 ON_FAILURE = ("hold", "release")
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
 def gate(name):
@@ -128,7 +130,30 @@ def held(name, reason, ref, resume=False, by=None, wait=None):
     return ret
 
 
-def released(name, reason, ref, resumed=False, on_failure="hold"):
+def booted(name):
+    """
+    Note the boot ids of the minions that ``busy.idle`` expects, for :py:func:`released` to tell who rebooted.
+
+    .. code-block:: yaml
+
+        boots:
+          deploytoken.booted: []
+
+    name
+        For people; nothing depends on it.
+
+    The boot ids are in the return's ``boots``. A minion that gives none fails it. Nothing is changed.
+    """
+    ret = {"name": name, "result": False, "comment": "", "changes": {}}
+    expected = _expected(copy.deepcopy(__running__))
+    ret["boots"] = boots = _boot_ids(expected)
+    silent = sorted(expected - set(boots))
+    ret["result"] = bool(expected) and not silent
+    ret["comment"] = f"No boot id from {', '.join(silent)}" if silent else f"Noted for {', '.join(sorted(boots))}"
+    return ret
+
+
+def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout=300):
     """
     End the deploy: release the token with an entry in the History, or keep it, according to how the steps before
     ended.
@@ -159,6 +184,9 @@ def released(name, reason, ref, resumed=False, on_failure="hold"):
         (string) ``hold`` (default) or ``release``: what to do when ``salt.state`` failed, or a minion that was
         expected did not answer it with success.
 
+    reboot_timeout
+        (int) How many seconds to wait for minions that are rebooting. One that does not come back is a failure.
+
     It looks at the orchestration's own steps: the ``busy.idle`` states say which minions are expected and who
     consented to what, the ``salt.state`` says who ended how. A deploy that never came to ``salt.state`` gives the
     token back. One that is kept is a failure of this state too, and the comment has the commands that go on.
@@ -170,12 +198,18 @@ def released(name, reason, ref, resumed=False, on_failure="hold"):
         return ret
     running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
     began, trouble = _outcome(running)
+    rebooted = []
+    if began:
+        rebooted, away = _reboots(running, reboot_timeout)
+        if away:
+            trouble = "; ".join(filter(None, [trouble, f"no answer since from {', '.join(away)}"]))
     if trouble and (resumed if not began else on_failure != "release"):
         ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}.\n{_ways_on(ref, reason)}"
         return ret
     summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
     consent = _consent(running) if began else None
-    answer = _runner("deploytoken.release", summary=_short(summary), ref=ref, consent=consent)
+    summary = _short(summary)
+    answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
     if "failed" in answer:
         ret["comment"] = f"The deploy token is not released: {answer['failed']}\n{_ways_on(ref, reason)}"
         return ret
@@ -202,6 +236,8 @@ def _wrong(deploy):
             return f"deploy:{key} is neither a text nor a list of texts"
     if deploy.get("on_failure", "hold") not in ON_FAILURE:
         return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
+    if "reboot_timeout" in deploy and type(deploy["reboot_timeout"]) is not int:
+        return "deploy:reboot_timeout is not a number of seconds"
     if "ref" in deploy and not re.fullmatch("[0-9a-f]{8}", str(deploy["ref"])):
         return 'deploy:ref is not a text of 8 hex digits; write it in quotes: "ref": "f9c2a1b0"'
     return ""
@@ -230,11 +266,36 @@ def _outcome(running):
     if failed:
         return True, "; ".join(failed)
     # Salt's own verdict is not enough: a batch, for one, leaves out who is down and succeeds.
-    checks = [step for step in _steps(running, "busy.idle") if step.get("expected")]
-    if not checks:
+    expected = _expected(running)
+    if not expected:
         return True, "it is not known which minions were expected"
-    silent = {minion for step in checks for minion in step["expected"]} - _succeeded(applied)
+    silent = expected - _succeeded(applied)
     return True, f"no answer from {', '.join(sorted(silent))}" if silent else ""
+
+
+def _expected(running):
+    """The minions that the target meant, as the busy checks found them on the master's list."""
+    return {minion for step in _steps(running, "busy.idle") for minion in step.get("expected") or []}
+
+
+def _boot_ids(minions):
+    """The boot id of each of these minions that gives one, with one publish."""
+    if not minions:
+        return {}
+    answers = __salt__["saltutil.cmd"](sorted(minions), "file.read", arg=[BOOT_ID], tgt_type="list", timeout=15)
+    found = {minion: answer.get("ret") for minion, answer in answers.items() if isinstance(answer, dict)}
+    return {minion: boot.strip() for minion, boot in found.items() if re.fullmatch("[0-9a-f-]{36}", str(boot).strip())}
+
+
+def _reboots(running, patience):
+    """Who has another boot id than before, and who does not answer, after waiting for them. Two sorted lists."""
+    before = {minion: boot for step in _steps(running, "deploytoken.booted") for minion, boot in step["boots"].items()}
+    now = _boot_ids(before)
+    deadline = time.monotonic() + patience
+    while before.keys() - now.keys() and time.monotonic() < deadline:
+        time.sleep(5)
+        now.update(_boot_ids(before.keys() - now.keys()))
+    return sorted(minion for minion in now if now[minion] != before[minion]), sorted(before.keys() - now.keys())
 
 
 def _succeeded(applied):
@@ -248,11 +309,11 @@ def _succeeded(applied):
 
 
 def _consent(running):
-    """Who consented to the interruption of what, in one line, or None."""
-    given = [step["consented"] for step in _steps(running, "busy.idle") if step.get("consented")]
+    """Who consented to the interruption of what, in one line, or None if nothing ran that needed it."""
+    given = [step["consented"] for step in _steps(running, "busy.idle") if (step.get("consented") or {}).get("to")]
     if not given:
         return None
-    what = {blocker.get("id"): blocker.get("what") for consented in given for blocker in consented.get("to") or []}
+    what = {blocker.get("id"): blocker.get("what") for consented in given for blocker in consented["to"]}
     names = sorted({str(consented.get("by")) for consented in given})
     return _short(f"{', '.join(names)}: {'; '.join(f'{what[key]} ({key})' for key in sorted(what))}")
 

@@ -57,6 +57,10 @@ still idle:
     - consent: {{ consent }}
     {{- after("deploytoken: token") }}
 
+boots:
+  deploytoken.booted:
+    {{- after("busy: still idle") }}
+
 # No `batch`, `subset`, `allow_fail`, `fail_minions` nor `expect_minions: False` here: each succeeds without a minion that is down.
 deploy:
   salt.state:
@@ -71,7 +75,7 @@ deploy:
     - pillar:
         deploy:
           ref: {{ ref | json }}
-    {{- after("busy: still idle") }}
+    {{- after("deploytoken: boots") }}
 
 cleanup:
   deploytoken.released:
@@ -79,5 +83,6 @@ cleanup:
     - ref: {{ ref | json }}
     - resumed: {{ "ref" in deploy }}
     - on_failure: {{ deploy.on_failure | default("hold") | json }}
+    - reboot_timeout: {{ deploy.reboot_timeout | default(300) | json }}
     - order: last
     {{- after("deploytoken: token") }}

@@ -48,6 +48,7 @@ def site(cluster, probe, tmp_path):
     cluster.sls("work", {"work": {"file.touch": unless}, "broken": {"test.fail_without_changes": broken}})
     cluster.sls("part", {"part": {"file.touch": [{"name": str(tmp_path / "part")}]}})
     cluster.pillar_of("docs", busy={"counter": {"path": str(counter)}})
+    cluster.salt("docs", "saltutil.refresh_pillar", wait=True)
     return cluster
 
 
@@ -71,7 +72,7 @@ def comment(answer, step):
     return next(row["comment"] for row in states(answer) if row["__id__"] == step)
 
 
-STEPS = ["request", "repositories", "idle", "token", "still idle", "deploy", "cleanup"]
+STEPS = ["request", "repositories", "idle", "token", "still idle", "boots", "deploy", "cleanup"]
 
 
 def test_a_deploy_goes_from_the_repositories_to_the_history(site, redmine):
