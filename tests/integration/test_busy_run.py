@@ -73,9 +73,7 @@ def test_a_busy_minion_blocks_and_consent_covers_what_it_names_and_nothing_else(
 
     minion = cluster.salt("k*", "busy.check")
     assert minion.data["kingfisher-main"]["idle"] is False
-    assert [one["id"] for one in minion.data["kingfisher-main"]["blockers"]] == [
-        one["id"] for one in busy.data["minions"]["kingfisher-main"]["blockers"]
-    ]
+    assert set(ids) <= {one["id"] for one in minion.data["kingfisher-main"]["blockers"]}
 
     table = cluster.run("busy.check", "k*", out=None).stdout
     assert max(len(line) for line in table.splitlines() if "/" not in line) <= 80
@@ -124,7 +122,7 @@ def test_a_silent_minion_blocks_and_is_named(cluster):
         ("bare", None, "'busy.check' is not available"),
         ("raising", "raise RuntimeError('boom')", "boom"),
         ("liar", "return {'idle': True}", "something else than busy.check"),
-        ("yes", "return True", "something else than busy.check"),
+        ("truism", "return True", "something else than busy.check"),
     ],
 )
 def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path_factory, minion, body, why):
