@@ -1,0 +1,163 @@
+"""How ``deploytoken.released`` reads the steps before it. They are frozen, as Salt hands them to a state."""
+
+import importlib.util
+import json
+import pathlib
+import shlex
+
+import pytest
+from salt.utils.immutabletypes import freeze
+
+BOOT, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+REF = "f9c2a1b0"
+
+
+class Orchestration:
+    """A state's dunders in an orchestration, with minions a and b, and a token that remembers what it was told."""
+
+    def __init__(self):
+        path = pathlib.Path(__file__).parents[2] / "_states" / "deploytoken.py"
+        spec = importlib.util.spec_from_file_location("deploytoken_states", path)
+        self.module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(self.module)
+        self.told = []
+        self.boots = {"a": BOOT, "b": BOOT}
+        self.release_fails = None
+        self.steps = {
+            "busy_|-idle_|-idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
+            "busy_|-still idle_|-still idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
+            "deploytoken_|-boots_|-boots_|-booted": {"result": True, "boots": {"a": BOOT, "b": BOOT}},
+            "salt_|-deploy_|-deploy_|-state": {
+                "result": True,
+                "changes": {"out": "highstate", "ret": {"a": {}}},
+                "comment": "States ran successfully. Updating a. No changes made to b.",
+            },
+        }
+        self.module.__opts__ = {"test": False}
+        self.module.__pillar__ = {"deploy": {"target": "it's", "reason": "upgrade"}}
+        self.module.__salt__ = {"saltutil.runner": self.runner, "saltutil.cmd": self.cmd}
+
+    @property
+    def applied(self):
+        return self.steps["salt_|-deploy_|-deploy_|-state"]
+
+    def runner(self, function, full_return, **kwargs):
+        self.told.append((function, kwargs))
+        if self.release_fails:
+            return {"success": True, "return": {"message": self.release_fails, "retcode": 6, "held_by": "Alice"}}
+        return {"success": True, "return": {"held_by": None, "ref": None, "entry": "* entry"}}
+
+    def cmd(self, minions, function, **kwargs):
+        return {minion: {"ret": self.boots[minion] + "\n"} for minion in minions if minion in self.boots}
+
+    def released(self, **kwargs):
+        self.module.__running__ = freeze(self.steps)
+        return self.module.released("cleanup", "upgrade", REF, reboot_timeout=0, **kwargs)
+
+
+@pytest.fixture
+def orchestration():
+    return Orchestration()
+
+
+def kept(orchestration, **kwargs):
+    ret = orchestration.released(**kwargs)
+    assert ret["result"] is False
+    assert orchestration.told == []
+    return ret["comment"]
+
+
+def summary(orchestration, **kwargs):
+    ret = orchestration.released(**kwargs)
+    assert ret["result"] is True, ret
+    ((function, told),) = orchestration.told
+    assert function == "deploytoken.release"
+    assert told["ref"] == REF
+    return told
+
+
+def test_success_is_released(orchestration):
+    assert summary(orchestration) == {"summary": "upgrade", "ref": REF}
+
+
+def test_a_minion_that_salt_state_left_out_is_a_failure(orchestration):
+    # What a batch with a minion down looks like: success, and not a word of b.
+    orchestration.applied["comment"] = "States ran successfully. Updating a."
+    assert "no answer from b" in kept(orchestration)
+
+
+def test_a_success_of_nobody_is_a_failure(orchestration):
+    for name in ("idle", "still idle"):
+        orchestration.steps[f"busy_|-{name}_|-{name}_|-idle"]["expected"] = []
+    kept(orchestration)
+
+
+@pytest.mark.parametrize("result", [False, None, "True"])
+def test_a_highstate_without_a_clear_success_is_a_failure(orchestration, result):
+    orchestration.applied.update(result=result, comment="Run failed on minions: b\nmore")
+    assert "Run failed on minions: b" in kept(orchestration)
+
+
+def test_a_kept_token_comes_with_the_commands_that_go_on(orchestration):
+    orchestration.applied["result"] = False
+    again, away = (shlex.split(line.partition(": ")[2]) for line in kept(orchestration).splitlines()[-2:])
+    assert again[:3] == ["salt-run", "state.orchestrate", "deploytoken.deploy"]
+    asked = json.loads(again[3].removeprefix("pillar="))
+    assert asked == {"deploy": {"target": "it's", "reason": "upgrade", "ref": REF}}
+    assert away == ["salt-run", "deploytoken.release", f"ref={REF}", "summary=upgrade"]
+
+
+def test_on_failure_release_says_failed(orchestration):
+    orchestration.applied.update(result=False, comment="Run failed on minions: b")
+    assert summary(orchestration, on_failure="release")["summary"] == "upgrade (FAILED: Run failed on minions: b)"
+
+
+def not_begun(orchestration):
+    orchestration.applied.update(result=False, __state_ran__=False, comment="One or more requisite failed")
+    busy = orchestration.steps["busy_|-still idle_|-still idle_|-idle"]
+    busy.update(result=False, comment="b is busy\nask Jane", __state_ran__=True)
+
+
+def test_what_never_began_is_given_back_with_the_reason(orchestration):
+    not_begun(orchestration)
+    assert summary(orchestration)["summary"] == "upgrade (nothing deployed: b is busy)"
+
+
+def test_what_never_began_stays_with_whom_it_was_resumed_from(orchestration):
+    not_begun(orchestration)
+    kept(orchestration, resumed=True)
+
+
+def test_consent_is_told_with_what_it_was_for(orchestration):
+    blocker = {"id": "a/tmux/ocdskfs", "what": "tmux session"}
+    orchestration.steps["busy_|-idle_|-idle_|-idle"]["consented"] = {"by": "Jane Doe", "to": [blocker]}
+    assert summary(orchestration)["consent"] == "Jane Doe: tmux session (a/tmux/ocdskfs)"
+
+
+def test_consent_that_was_not_needed_is_not_told(orchestration):
+    orchestration.steps["busy_|-idle_|-idle_|-idle"]["consented"] = {"by": "Jane Doe", "to": []}
+    assert "consent" not in summary(orchestration)
+
+
+def test_who_rebooted_is_told(orchestration):
+    orchestration.boots["b"] = OTHER
+    assert summary(orchestration)["rebooted"] == ["b"]
+
+
+def test_who_does_not_come_back_keeps_the_token_held(orchestration):
+    del orchestration.boots["b"]
+    assert "no answer since from b" in kept(orchestration)
+
+
+def test_a_release_that_fails_says_how_to_release(orchestration):
+    orchestration.release_fails = "the wiki is away"
+    ret = orchestration.released()
+    assert ret["result"] is False
+    assert "the wiki is away" in ret["comment"]
+    assert f"salt-run deploytoken.release ref={REF}" in ret["comment"]
+
+
+def test_a_test_run_releases_nothing(orchestration):
+    orchestration.module.__opts__ = {"test": True}
+    assert orchestration.released()["result"] is None
+    assert orchestration.told == []
