@@ -79,7 +79,8 @@ def _instance(url):
             break
     for instance in _instances(settings or {}):
         if url in (None, instance.get("url", DEFAULT), instance.get("name")):
-            return instance
+            secret = {key for key, value in instance.items() if str(value).startswith("sdb://")}
+            return {**instance, **{key: __salt__["sdb.get"](instance[key]) for key in secret}}
     return {"url": url}
 
 

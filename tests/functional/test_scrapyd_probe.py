@@ -285,3 +285,15 @@ def test_a_wrong_setting_is_named(probe, url):
 def test_the_functions_for_people_fail_loudly(functions):
     with pytest.raises(CommandExecutionError, match="Connection refused"):
         functions["scrapyd.status"]("http://127.0.0.1:1")
+
+
+def test_a_password_is_looked_up_on_the_minion_where_it_is_an_sdb_address(loaders, scrapyd_factory, monkeypatch):
+    scrapyd = scrapyd_factory(username="deploy", password="hunter2-secret")
+    instance = {"url": scrapyd.url, "username": "deploy", "password": "sdb://secrets/SCRAPYD_PASSWORD"}
+    salt = loaders("minion", secrets={"driver": "env"}, pillar={"busy": {"scrapyd": [instance]}})
+
+    monkeypatch.delenv("SCRAPYD_PASSWORD", raising=False)
+    assert "has no value on this minion" in salt.modules["busy.check"]()["unknowns"][0]["why"]
+    monkeypatch.setenv("SCRAPYD_PASSWORD", "hunter2-secret")
+    assert salt.modules["busy.check"]()["unknowns"] == []
+    assert salt.modules["scrapyd.status"]()["idle"] is True
