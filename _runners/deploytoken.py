@@ -29,6 +29,7 @@ code  reason            meaning
 4     ``not_yours``     that hold is not the current one
 5     ``in_doubt``      a write's fate is unknown: change nothing, and look again
 6     ``store``         the wiki cannot be reached, refuses, or answers nonsense
+130   ``interrupted``   Ctrl-C or SIGTERM: a token that was just being taken has been given back
 ====  ================  ==================================================================
 
 Each step fires an event on the master's bus: ``deploytoken/acquired``, ``released``, ``takenover``, ``waiting``,

@@ -188,6 +188,17 @@ def test_a_hold_that_cannot_be_given_back_is_said(start, place, proxy):
         assert alice.release("not used", ref)["released"] == ref
 
 
+@BOTH
+def test_an_interruption_while_it_is_told_takes_the_hold_back(tmp_path, start, number):
+    """Until the answer is out, nobody knows the ref."""
+    place = SqlitePlace(tmp_path)
+    before = place.text()
+    operator = start(place.options("alice"), "acquire", reason=f"signal {number:d} in acquired")
+    assert by_signal(operator.end(), number)
+    assert place.text() == before
+    assert len(place.versions()) == 3
+
+
 def test_a_hold_that_was_only_confirmed_stands_after_an_interruption(start, place, proxy):
     with place.token("alice") as alice:
         ref = alice.acquire("upgrade")["ref"]

@@ -5,6 +5,8 @@ One command of an operator in a process of its own, without Salt: for signals, w
 """
 
 import json
+import os
+import re
 import sys
 
 from saltext.deploytoken import config, errors
@@ -14,6 +16,9 @@ from saltext.deploytoken.token import Token
 def main(options, function, arguments):
     def notify(event, data):
         print(json.dumps({"event": event, **data}), flush=True)
+        # "signal 15 in acquired" as the reason: it comes while this event is told.
+        if match := re.fullmatch(rf"signal (\d+) in {event}", data.get("reason") or ""):
+            os.kill(os.getpid(), int(match[1]))
 
     with Token(config.parse(json.loads(options)), notify) as token:
         try:

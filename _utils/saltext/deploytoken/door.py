@@ -13,6 +13,9 @@ import re
 
 from saltext.deploytoken import errors
 
+#: The exit code after Ctrl-C or SIGTERM, as shells have it.
+INTERRUPTED = 130
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -40,6 +43,11 @@ def command(function):
         except errors.Error as exc:
             context["retcode"] = exc.code
             return {**exc.details, "reason": exc.reason, "message": str(exc), "retcode": exc.code}
+        except (KeyboardInterrupt, SystemExit):
+            # Ctrl-C and SIGTERM: salt-run's handlers raise SystemExit(0), which Salt prints as a traceback.
+            context["retcode"] = INTERRUPTED
+            message = f"{function.__name__} was interrupted; `salt-run deploytoken.status` tells who holds the token"
+            return {"reason": "interrupted", "message": message, "retcode": INTERRUPTED}
 
     # Salt reads this signature and answers "Passed invalid arguments" with exit code 0; accept all, and refuse above.
     extra = [

@@ -132,8 +132,7 @@ class Token:
             job = f" jid={jid}" if jid else ""
             comment = f"acquire ref={mine.ref} id={mine.id}{job}: {reason}"
             try:
-                outcome = self._run(protocol.acquire(hold, comment, self.rules, resume), withdraw=hold)
-                break
+                return self._take(protocol.acquire(hold, comment, self.rules, resume), mine.ref)
             except errors.Held as exc:
                 left = end - self._clock.monotonic()
                 if left <= 0:
@@ -141,9 +140,6 @@ class Token:
                     raise
                 self._notify("waiting", {**about, "left": int(left), **exc.details["token"]})
                 self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
-        answer = self._answer(outcome.hold, outcome.version)
-        self._notify("acquired", answer)
-        return answer
 
     def release(self, summary, ref=None, name=None, notes=()):
         """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
@@ -187,19 +183,32 @@ class Token:
     def _answer(self, hold, version):
         return {**protocol.describe(hold, version), "url": self.store.url}
 
-    def _run(self, steps, withdraw=None):
+    def _take(self, steps, ref):
+        """
+        Carry out the steps of an acquire, and tell of it.
+
+        If there was an interruption by then and the hold ``ref`` was taken, it is given back; a hold that was only
+        confirmed stands as it stood.
+        """
+        with _held_back() as interrupted:
+            outcome = self._drive(steps, interrupted)
+            answer = self._answer(outcome.hold, outcome.version)
+            if not interrupted:
+                # The master's bus may be slow, so this is still a time to be interrupted in.
+                self._notify("acquired", answer)
+            if interrupted and outcome.fresh:
+                self._withdraw(ref)
+        return answer
+
+    def _run(self, steps):
         """
         Carry out the protocol's steps.
 
         An interruption is held back until the outcome is known: in the middle of a write it would leave a hold that
-        nobody knows of. If by then ``withdraw``, the hold that was asked for, was taken, it is given back; a hold
-        that was only confirmed stands as it stood. A second interruption ends the resends: then the answer is doubt.
+        nobody knows of. A second one ends the resends: then the answer is doubt.
         """
         with _held_back() as interrupted:
-            outcome = self._drive(steps, interrupted)
-            if interrupted and withdraw and outcome.fresh:
-                self._withdraw(withdraw.ref)
-        return outcome
+            return self._drive(steps, interrupted)
 
     def _withdraw(self, ref):
         undo = protocol.release(self.rules, f"withdraw ref={ref}", None, "", fresh=ref, ref=ref)

@@ -1,0 +1,90 @@
+"""Ctrl-C and SIGTERM in a real ``salt-run``: one answer, no traceback, nothing left behind."""
+
+import contextlib
+import json
+import os
+import pathlib
+import signal
+import sqlite3
+import subprocess
+import sys
+
+import pytest
+
+from tests.support import process
+from tests.support.places import SqlitePlace
+from tests.support.salt import Config
+from tests.support.wait import until
+
+SALT_RUN = pathlib.Path(sys.executable).with_name("salt-run")
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+
+
+@pytest.fixture
+def place(tmp_path):
+    return SqlitePlace(tmp_path)
+
+
+@pytest.fixture
+def acquire(tmp_path, place):
+    """Starts ``salt-run deploytoken.acquire``."""
+    made = Config.make(tmp_path / "salt", **place.options("alice", timeout=60))
+    with contextlib.ExitStack() as stack:
+
+        def start(*words):
+            with open(tmp_path / "out", "wb") as out, open(tmp_path / "err", "wb") as err:
+                started = subprocess.Popen(
+                    [SALT_RUN, "-c", made.folder, "--out=json", "deploytoken.acquire", "reason=upgrade", *words],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=err,
+                    start_new_session=True,
+                )
+            stack.callback(process.end, started)
+            return started
+
+        yield start
+
+
+def check_answer(tmp_path, started):
+    assert started.wait(30) == 130
+    answer = json.loads((tmp_path / "out").read_text())
+    assert (answer["reason"], answer["retcode"]) == ("interrupted", 130)
+    assert "Traceback" not in (tmp_path / "err").read_text()
+
+
+@SIGNALS
+def test_a_waiter_that_is_interrupted_leaves_nothing_behind(tmp_path, place, acquire, number):
+    with place.token("bob") as bob:
+        ref = bob.acquire("long work")["ref"]
+        versions = place.versions()
+        waiter = acquire("wait=15m")
+        progress = "Bob holds the token (long work); waiting, "
+        until(lambda: progress in (tmp_path / "err").read_text(), 60, "the waiter to wait")
+        waiter.send_signal(number)
+        check_answer(tmp_path, waiter)
+        assert place.versions() == versions
+        bob.release("done", ref)
+        assert bob.status()["held_by"] is None
+
+
+@SIGNALS
+def test_a_token_that_is_just_being_taken_is_given_back(tmp_path, place, acquire, number):
+    before = place.text()
+    with contextlib.closing(sqlite3.connect(tmp_path / "token.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        operator = acquire()
+        seen = []
+
+        def writing():
+            """The file is open for long: reading goes through, and the write waits for the other one."""
+            files = pathlib.Path(f"/proc/{operator.pid}/fd").iterdir()
+            seen.append(any(os.path.realpath(file).endswith("token.db") for file in files))
+            return len(seen) > 5 and all(seen[-5:])
+
+        until(writing, 60, "the write to wait", interval=0.1)
+        operator.send_signal(number)
+        other.execute("ROLLBACK")
+    check_answer(tmp_path, operator)
+    assert place.text() == before
+    assert len(place.versions()) == 3
