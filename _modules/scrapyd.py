@@ -77,6 +77,8 @@ def _instance(url):
         settings = (source.get("busy") or {}).get("scrapyd")
         if settings:
             break
+    if isinstance(settings, dict):
+        settings = settings.get("instances", {key: value for key, value in settings.items() if key != "crawls"})
     for instance in _instances(settings or {}):
         if url in (None, instance.get("url", DEFAULT), instance.get("name")):
             secret = {key for key, value in instance.items() if str(value).startswith("sdb://")}

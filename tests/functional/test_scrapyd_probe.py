@@ -120,6 +120,8 @@ def test_credentials_open_scrapyd_and_appear_nowhere(checkout, tmp_path, scrapyd
         "node_name": os.uname().nodename,
     }
     assert functions["scrapyd.jobs"](scrapyd.url) == []
+    pillar = {"busy": {"scrapyd": {"instances": pillar["busy"]["scrapyd"], "crawls": False}}}
+    assert minion.functions(checkout, tmp_path, pillar=pillar)["scrapyd.status"]()["idle"] is True
 
     in_url = scrapyd.url.replace("//", "//deploy:wrong-secret@")
     for settings in ({"url": scrapyd.url, "password": "wrong-secret"}, {"url": in_url}):
