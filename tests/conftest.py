@@ -21,7 +21,8 @@ def redmine(tmp_path_factory, pytestconfig):
     """A real Redmine (tests.support.redmine.Redmine), started once."""
     from tests.support.redmine import Redmine
 
-    server = Redmine(tmp_path_factory.mktemp("redmine"), pytestconfig.cache.mkdir("redmine"))
+    cache = getattr(pytestconfig, "cache", None)
+    server = Redmine(tmp_path_factory.mktemp("redmine"), cache and cache.mkdir("redmine"))
     try:
         yield server.start()
     finally:

@@ -1,6 +1,7 @@
 """Start a process on loopback and end it by its own id."""
 
 import contextlib
+import ctypes
 import os
 import pathlib
 import signal
@@ -29,8 +30,21 @@ def tail(path, lines=30):
     return "\n".join(text.splitlines()[-lines:])
 
 
+_LIBC = ctypes.CDLL(None)
+_PR_SET_PDEATHSIG = 1
+
+
+def _end_with_parent():
+    # Whoever kills the test run does not leave its servers behind.
+    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
 def start(command, log, **options):
-    """Start ``command`` in a process group of its own, with its output in the file ``log``."""
+    """
+    Start ``command`` in a process group of its own, with its output in the file ``log``.
+
+    It is ended by :py:func:`end`, or when the test run itself is killed.
+    """
     with open(log, "ab") as output:
         return subprocess.Popen(
             [str(word) for word in command],
@@ -38,6 +52,7 @@ def start(command, log, **options):
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            preexec_fn=_end_with_parent,
             **options,
         )
 
