@@ -112,7 +112,7 @@ def test_credentials_open_scrapyd_and_appear_nowhere(checkout, tmp_path, scrapyd
     pillar = {"busy": {"scrapyd": [{"url": scrapyd.url, "username": "deploy", "password": "hunter2-secret"}]}}
     functions = minion.functions(checkout, tmp_path, pillar=pillar)
 
-    assert functions["busy.check"]()["idle"] is True
+    assert functions["busy.check"]()["unknowns"] == []
     assert functions["scrapyd.status"]() == {
         "running": 0,
         "pending": 0,
