@@ -50,7 +50,7 @@ def left(folder):
     return found
 
 
-def test_an_interrupt_in_the_middle_leaves_nothing(start, number):
+def test_an_interrupt_in_the_middle_leaves_nothing(start):
     demo, output = start()
     wait.until(lambda: "A deploy while something runs is blocked" in output.read_text(), 120, "the third step")
     assert left(folder_of(output))
