@@ -157,8 +157,8 @@ def _verdict(token, nonce, ref):
     """
     if not isinstance(token, dict):
         return False, (
-            "Refused: the pillar of this minion has no live deploy token. Add `ext_pillar: [{deploytoken: }]` to the "
-            "master's configuration, run `salt-run saltutil.sync_pillar` and restart the master."
+            "Refused: the pillar of this minion has no live deploy token. The master's configuration needs "
+            "`ext_pillar: [{deploytoken: }]` and no `pillar_cache: True`; then `salt-run saltutil.sync_all`, and restart it."
         )
     if token.get("nonce") != nonce:
         return False, (
