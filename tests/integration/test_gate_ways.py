@@ -7,7 +7,7 @@ import pytest
 from tests.support.salt import CHECKOUT
 from tests.support.wait import until
 
-# `salt --static`, with which the answers are read here, exits 0 even if every minion fails (3008.3): nothing asserts that.
+# `salt --static`, which reads the answers here, exits 0 even if every minion fails (3008.3): nothing asserts its code.
 REF = "f9c2a1b0"
 WITH_REF = {"deploy": {"ref": REF}}
 GATE = "deploytoken.gate"
