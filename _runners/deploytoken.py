@@ -101,8 +101,9 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
         The id of the job that takes it, 20 digits; an orchestration gives its own, and :py:func:`status` looks whether
         it still runs.
 
-    Returns what :py:func:`status` returns. Fails with ``held`` (who, since when and why are in the message),
-    ``in_doubt``, ``store``, ``invalid``, and with ``resume`` ``not_yours``.
+    Returns ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version`` and ``url``, as
+    :py:func:`status` does. Fails with ``held`` (who, since when and why are in the message), ``in_doubt``,
+    ``store``, ``invalid``, and with ``resume`` ``not_yours``.
     """
     reason = door.text(reason, "reason")
     resume = door.boolean(resume, "resume")
@@ -147,7 +148,7 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
 
     Whoever broke the glass of a gate since the last release stands in the entry as well.
 
-    Returns what :py:func:`status` returns, and ``released`` (the ref) and ``entry`` (the line under History).
+    Returns what :py:func:`acquire` returns, and ``released`` (the ref) and ``entry`` (the line under History).
     Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``, ``in_doubt``,
     ``store`` or ``invalid``.
     """
@@ -300,7 +301,7 @@ def _notify(event, data):
     # What was done is done, whether or not anybody hears of it.
     try:
         if _master_listens():
-            __salt__["event.send"](f"deploytoken/{event}", data)
+            __salt__["event.send"](f"deploytoken/{event}", dict(data))  # it adds a stamp to what it gets
     except Exception:
         log.warning("The event deploytoken/%s was not sent", event, exc_info=True)
 
