@@ -16,7 +16,19 @@ import shlex
 import time
 
 # What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
-REQUEST = ("target", "target_type", "reason", "sls", "consent", "on_failure", "ref", "name", "wait", "reboot_timeout")
+REQUEST = (
+    "target",
+    "target_type",
+    "reason",
+    "sls",
+    "consent",
+    "on_failure",
+    "ref",
+    "name",
+    "wait",
+    "wait_idle",
+    "reboot_timeout",
+)
 ON_FAILURE = ("hold", "release")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -117,7 +129,9 @@ def held(name, reason, ref, resume=False, by=None, wait=None):
     elif __opts__.get("test"):
         ret["result"], ret["comment"] = _foretell(status, ref, resume)
     else:
-        answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait)
+        # For `status`, which tells whether this orchestration still runs.
+        jid = globals().get("__orchestration_jid__")
+        answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait, jid=jid)
         if "failed" in answer:
             ret["comment"] = answer["failed"]
         elif answer.get("ref") != ref:

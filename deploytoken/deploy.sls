@@ -38,6 +38,7 @@ idle:
     - target: {{ target }}
     - target_type: {{ target_type }}
     - consent: {{ consent }}
+    - wait_idle: {{ deploy.wait_idle | default(None) | json }}
     {{- after("deployrepos: repositories") }}
 
 token:
