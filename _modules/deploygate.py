@@ -158,7 +158,7 @@ def _verdict(token, nonce, ref):
     if not isinstance(token, dict):
         return False, (
             "Refused: the pillar of this minion has no live deploy token. The master's configuration needs "
-            "`ext_pillar: [{deploytoken: }]` and no `pillar_cache: True`; then `salt-run saltutil.sync_all`, and restart it."
+            "`ext_pillar: [{deploytoken: }]` and no `pillar_cache: True`, `salt-run saltutil.sync_all`, and a restart."
         )
     if token.get("nonce") != nonce:
         return False, (

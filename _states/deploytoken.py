@@ -303,7 +303,11 @@ def _boot_ids(minions):
 
 def _reboots(running, patience):
     """Who has another boot id than before, and who does not answer, after waiting for them. Two sorted lists."""
-    before = {minion: boot for step in _steps(running, "deploytoken.booted") for minion, boot in step["boots"].items()}
+    before = {
+        minion: boot
+        for step in _steps(running, "deploytoken.booted")
+        for minion, boot in (step.get("boots") or {}).items()
+    }
     now = _boot_ids(before)
     deadline = time.monotonic() + patience
     while before.keys() - now.keys() and time.monotonic() < deadline:
