@@ -98,8 +98,8 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
     wait (duration)
         How long to wait for the token to be free, such as ``15m``. Default: not at all.
     jid (str)
-        The id of the job that takes it, 20 digits; an orchestration gives its own, and :py:func:`status` looks whether
-        it still runs.
+        The id of the job that takes it, 20 digits; :py:func:`status` looks whether it still runs. Default: that of the
+        orchestration in which this is a step.
 
     Returns ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version`` and ``url``, as
     :py:func:`status` does. Fails with ``held`` (who, since when and why are in the message), ``in_doubt``,
@@ -119,7 +119,7 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
             resume,
             expect=door.duration(expect, "expect"),
             wait=door.duration(wait, "wait"),
-            jid=jid,
+            jid=jid or _orchestration(),
         )
 
 
@@ -319,6 +319,26 @@ def _master_listens():
         except OSError:
             return False
     return True
+
+
+def _orchestration():
+    """
+    Return the id of the orchestration that this process carries out, or None.
+
+    Salt tells its steps another one (measured on 3008.3), so look into the files that it keeps while runners run.
+    """
+    import salt.payload
+
+    found = []
+    for path in (Path(__opts__["cachedir"]) / "proc").glob("[0-9]*"):
+        try:
+            job = salt.payload.loads(path.read_bytes())
+            if job["pid"] == os.getpid() and job["fun"].startswith("runner.state.orch"):
+                found.append(path.name)
+        except Exception:
+            # Of other jobs, which end meanwhile.
+            log.debug("The file %s cannot be read", path, exc_info=True)
+    return found[0] if len(found) == 1 else None
 
 
 def _runs(jid):

@@ -206,6 +206,7 @@ def edit(path, text):
 def test_a_hold_that_was_typed_is_in_the_history_and_marked(salt, tmp_path):
     edit(tmp_path / "token.db", "Held by: Carol\n")
 
+    assert salt.runners["deploytoken.status"]()["job"] is None
     (hold,) = salt.runners["deploytoken.history"]()["holds"]
 
     assert (hold["held_by"], hold["ended"], hold["by_hand"]) == ("Carol", "still held", True)
@@ -239,14 +240,15 @@ def test_status_tells_whether_the_job_that_took_the_token_still_runs(config, tmp
     states = tmp_path / "states"
     states.mkdir()
     (states / "slow.sls").write_text(
+        "token:\n  deploytoken.held:\n    - reason: upgrade\n    - ref: aaaaaaaa\n"
         f"wait:\n  cmd.run:\n    - name: 'until [ -e {tmp_path}/go ]; do sleep 0.1; done'\n"
     )
     config.update(file_roots={"base": [str(states)]})
     jobs = tmp_path / "master0/cache/proc"
     deploy = config.popen("state.orchestrate", "slow")
     try:
-        (job,) = until(lambda: list(jobs.iterdir()), what="the orchestration to run")
-        ok(config.run("deploytoken.acquire", reason="upgrade", jid=job.name))
+        until(lambda: ok(config.run("deploytoken.status"))["ref"] == "aaaaaaaa", 60, "the orchestration to take it")
+        job = min(jobs.iterdir(), key=lambda path: path.name)
         assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": True}
         (tmp_path / "go").touch()
         deploy.communicate(timeout=60)

@@ -193,7 +193,7 @@ class Token:
         with _held_back() as interrupted:
             outcome = self._drive(steps, interrupted)
             answer = self._answer(outcome.hold, outcome.version)
-            if not interrupted:
+            if outcome.fresh and not interrupted:
                 # The master's bus may be slow, so this is still a time to be interrupted in.
                 self._notify("acquired", answer)
             if interrupted and outcome.fresh:
