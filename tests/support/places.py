@@ -13,7 +13,7 @@ TEXT = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 
 
 def settings(address, **more):
-    """The master's options for a store at this address, with times for tests; ``more`` are other keys of the section."""
+    """Return options of a master with a store at this address and times for tests; ``more`` are other keys."""
     return {"deploytoken": {"store": address, "timeout": 2, "deadline": 10, **more}}
 
 
