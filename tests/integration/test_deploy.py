@@ -214,7 +214,8 @@ def test_a_target_that_matches_nobody_stops_the_deploy(site, redmine):
     ],
 )
 def test_a_request_that_is_not_clear_is_refused_by_name(master_config, request_, words):
-    answer = master_config({"store": "sqlite:////nonexistent/token.db"}).orchestrate(**request_)
+    config = master_config({"store": "sqlite:////nonexistent/token.db"})
+    answer = config.run("state.orchestrate", "deploytoken.deploy", pillar={"deploy": request_})
     assert answer.code == 1
     assert results(answer) == dict.fromkeys(STEPS, False), answer
     assert words in comment(answer, "request")
