@@ -213,6 +213,30 @@ def test_a_refusal_after_a_lost_answer_is_doubt(place, proxy, alice):
         alice.acquire("upgrade")
 
 
+def test_a_waiter_survives_looks_without_an_answer(place, proxy, bob, monkeypatch):
+    monkeypatch.setattr("saltext.deploytoken.token.POLL", 0.05)
+    ref = bob.acquire("long work")["ref"]
+    told = []
+
+    def notify(event, data):
+        told.append((event, data["held_by"]))
+        if len(told) == 1:
+            proxy.faults([status(502), drop(BEFORE), truncate()])
+        if len(told) == 4:
+            bob.release("done", ref)
+
+    with place.token("alice", notify) as alice:
+        assert alice.acquire("next", wait=60)["held_by"] == "Alice"
+    assert told == [*[("waiting", "Bob")] * 4, ("acquired", "Alice")]
+
+
+def test_a_waiter_that_gets_no_answer_from_the_start_is_told_at_once(place, proxy, alice):
+    proxy.faults(lambda *_: status(502))
+    with pytest.raises(Unanswered):
+        alice.acquire("next", wait=60)
+    assert proxy.methods() == ["GET"]
+
+
 # A read without an answer, or with another one than Redmine's
 
 

@@ -113,13 +113,15 @@ class Token:
         Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds; ``jid`` is the job that
         it is taken for.
 
-        With ``wait``, look again until the token is free or the time is over.
+        With ``wait``, look again until the token is free or the time is over. A look that gets no answer does not end
+        a wait that has begun.
         """
         reason = page.check_reason(reason)
         name = self.operator(name)
         mine = claim(ref)
         end = self._clock.monotonic() + (wait or 0)
         about = {"name": name, "purpose": reason, "url": self.store.url}
+        holder = None
         while True:
             now = self._clock.time()
             hold = page.Hold(
@@ -133,12 +135,14 @@ class Token:
             comment = f"acquire ref={mine.ref} id={mine.id}{job}: {reason}"
             try:
                 return self._take(protocol.acquire(hold, comment, self.rules, resume), mine.ref)
-            except errors.Held as exc:
+            except (errors.Held, store.Unanswered) as exc:
+                holder = exc.details.get("token", holder)
                 left = end - self._clock.monotonic()
-                if left <= 0:
-                    self._notify("refused", {**about, **exc.details["token"]})
+                if left <= 0 or not holder:
+                    if isinstance(exc, errors.Held):
+                        self._notify("refused", {**about, **holder})
                     raise
-                self._notify("waiting", {**about, "left": int(left), **exc.details["token"]})
+                self._notify("waiting", {**about, "left": int(left), **holder})
                 self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
 
     def release(self, summary, ref=None, name=None, notes=()):
