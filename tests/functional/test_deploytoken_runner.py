@@ -223,7 +223,7 @@ def test_without_a_master_no_event_delays_or_fails_a_command(salt):
     begun = time.monotonic()
     ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]
     assert salt.runners["deploytoken.release"](summary="done", ref=ref)["released"] == ref
-    assert time.monotonic() - begun < delay
+    assert time.monotonic() - begun < delay / 2
 
 
 def test_an_event_that_cannot_be_sent_fails_nothing(salt):
