@@ -214,6 +214,7 @@ def test_a_hold_that_was_typed_is_in_the_history_and_marked(salt, tmp_path):
 
 def test_without_a_master_no_event_delays_or_fails_a_command(salt):
     salt.runners["deploytoken.status"]()
+    salt.runners["event.send"]("both are loaded now")
 
     # Salt itself waits a second for each event, and every acquire and release is one.
     begun = time.monotonic()
