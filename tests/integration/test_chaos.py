@@ -26,7 +26,7 @@ def test_contenders_never_hold_at_once_and_lose_nothing(kind, tmp_path, request,
     assert chaos.check(record) == []
     events = collections.Counter(event["event"] for event in record.events)
     # It was a contest, and there was trouble.
-    assert min(events[word] for word in ("held", "refused", "released", "edited")) > 2
+    assert min(events[word] for word in ("held", "refused", "released", "edited")) > 0
     assert events["killed"] > 20 if kind == "sqlite" else sum(record.faults.values()) > 20
 
 
