@@ -194,7 +194,7 @@ class Cluster(Config):
         overrides = {
             "interface": "127.0.0.1",
             "timeout": 5,
-            "gather_job_timeout": 5,
+            "gather_job_timeout": 15,
             "file_roots": {"base": [str(self.states), tree(folder)]},
             "pillar_roots": {"base": [str(self.pillar)]},
             "ext_pillar": [{"deploytoken": None}],
