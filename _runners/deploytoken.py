@@ -301,7 +301,7 @@ def _notify(event, data):
     # What was done is done, whether or not anybody hears of it.
     try:
         if _master_listens():
-            __salt__["event.send"](f"deploytoken/{event}", dict(data))  # it adds a stamp to what it gets
+            __salt__["event.send"](f"deploytoken/{event}", dict(data))  # it adds a stamp
     except Exception:
         log.warning("The event deploytoken/%s was not sent", event, exc_info=True)
 

@@ -5,7 +5,6 @@ import time
 import pytest
 
 from tests.support.salt import CHECKOUT
-from tests.support.wait import until
 
 # `salt --static`, which reads the answers here, exits 0 even if every minion fails (3008.3): nothing asserts its code.
 REF = "f9c2a1b0"
@@ -147,24 +146,6 @@ def test_the_top_file_s_gate_stops_a_highstate_before_any_state(cluster, mark):
     assert not mark.exists()
     answer = cluster.salt("docs", "state.apply", pillar=WITH_REF)
     assert mark.exists(), answer
-
-
-def test_what_the_minion_schedules_is_stopped_by_the_top_file_s_gate(cluster, mark):
-    before = set(cluster.run("jobs.list_jobs", search_function="state.highstate").data or {})
-    added = cluster.salt("docs", "schedule.add", "nightly", "function=state.highstate", seconds=3600, persist=False)
-    assert added.data["docs"]["result"] is True, added
-    cluster.salt("docs", "schedule.run_job", "nightly")
-
-    def returned():
-        jobs = set(cluster.run("jobs.list_jobs", search_function="state.highstate").data or {}) - before
-        return next(iter(jobs), None)
-
-    try:
-        until(returned, timeout=60, what="the scheduled highstate to return")
-    finally:
-        cluster.salt("docs", "schedule.delete", "nightly", persist=False)
-    assert "Refused" in cluster.run("jobs.lookup_jid", returned()).stdout
-    assert not mark.exists()
 
 
 def test_a_hold_that_ended_or_was_taken_over_closes_the_gate(cluster, mark, gated):
