@@ -325,7 +325,7 @@ def _orchestration():
     """
     Return the id of the orchestration that this process carries out, or None.
 
-    Salt tells its steps another one (3008.3, runners/state.py), so look into the files that it keeps while runners run.
+    Salt tells its steps another one (3008.3, runners/state.py), so look into the files it keeps while they run.
     """
     import salt.payload
 
