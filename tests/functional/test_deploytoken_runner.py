@@ -10,6 +10,7 @@ import time
 
 import pytest
 from salt import payload
+from salt.version import __version__ as salt_version
 
 from tests.support import process
 from tests.support.wait import until
@@ -249,6 +250,11 @@ def test_status_tells_whether_the_job_that_took_the_token_still_runs(config, tmp
     deploy = config.popen("state.orchestrate", "slow")
     try:
         until(lambda: ok(config.run("deploytoken.status"))["ref"] == "aaaaaaaa", 60, "the orchestration to take it")
+        if not any(jobs.iterdir()):
+            # Salt 3006.28 keeps no file there for its own runners: then it cannot be told, and nothing is claimed.
+            assert ok(config.run("deploytoken.status"))["job"] is None
+            assert salt_version.startswith("3006.")
+            return
         job = min(jobs.iterdir(), key=lambda path: path.name)
         assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": True}
         (tmp_path / "go").touch()
