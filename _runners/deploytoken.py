@@ -152,6 +152,8 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``, ``in_doubt``,
     ``store`` or ``invalid``.
     """
+    from saltext.deploytoken import page
+
     summary = door.text(summary, "summary")
     notes = []
     if rebooted := door.words(rebooted, "rebooted"):
@@ -163,7 +165,7 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     with _token() as token:
         answer = token.release(summary, ref, _name(name), notes + [("glass", report) for report in reports])
     # An entry that stood already was written without them.
-    if all(report in (answer["entry"] or "") for report in reports):
+    if all(page.inert(report) in (answer["entry"] or "") for report in reports):
         glass.forget(__opts__["cachedir"], broken)
     return answer
 

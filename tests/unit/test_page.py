@@ -145,6 +145,20 @@ def test_a_mention_of_another_ref_does_not_pass_for_its_entry(template):
     assert page.entries(entry, "3f9c2a1b", template) == []
 
 
+def test_an_entry_has_no_html_tag_whoever_wrote_it():
+    hold = page.Hold("Bob <b>", None, None, "11111111")
+    entry = page.render_entry("* {name}: {summary}{notes} ({ref})", hold, until="", summary="a <pre>", notes=["</ul>"])
+    assert entry == "* Bob &lt;b>: a &lt;pre>; &lt;/ul> (11111111)"
+
+
+@pytest.mark.parametrize("markup", ["textile", "markdown"])
+def test_a_new_page_says_how_to_take_the_token_and_is_free(markup):
+    text = page.initial(markup, "niemand", "Verlauf")
+    assert page.read(text, "niemand") is None
+    assert "put your name in place of niemand" in text
+    assert page.add_entry(text, ENTRY, "Verlauf").endswith(f" Verlauf\n\n{ENTRY}\n")
+
+
 @pytest.mark.parametrize("bad", ["nobody", "NoBody", "*Alice*", "_x"])
 def test_a_name_that_reads_as_something_else_is_refused(bad):
     with pytest.raises(errors.Invalid, match=r"^name: "):

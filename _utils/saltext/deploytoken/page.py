@@ -146,12 +146,22 @@ def render_entry(template, hold, *, until, summary, notes=()):
     return template.format(
         since=hold.since or "?",
         until=until,
-        name=hold.name,
-        reason=hold.reason or "",
-        summary=summary,
-        notes="".join(f"; {note}" for note in notes),
+        name=inert(hold.name),
+        reason=inert(hold.reason or ""),
+        summary=inert(summary),
+        notes="".join(f"; {inert(note)}" for note in notes),
         ref=hold.ref,
     )
+
+
+def inert(text):
+    """
+    Return ``text`` as an entry has it: people see the same, and the wiki sees no HTML tag.
+
+    A ``<pre>`` or ``<code>`` that nobody closes swallows all entries below it (Redmine 5.0.4, Textile), and a
+    ``</ul>`` ends the list (CommonMark). A ``&lt;`` is shown as it should be by all of its formattings.
+    """
+    return text.replace("<", "&lt;")
 
 
 def stamp(seconds):
@@ -204,8 +214,13 @@ def check_note(note, key):
 
 def initial(markup="textile", nobody="nobody", heading="History"):
     """Return the text of a new page; ``markup`` is ``textile`` or ``markdown``."""
-    level = ("h1.", "h2.") if markup == "textile" else ("#", "##")
-    return f"{level[0]} Deploy token\n\nHeld by: {nobody}\n\n{level[1]} {heading}\n"
+    title, section = ("h1.", "h2.") if markup == "textile" else ("#", "##")
+    return (
+        f"{title} Deploy token\n\nHeld by: {nobody}\n\n"
+        "Whoever is named here is the only person who may change the servers. To take the token by hand, edit this"
+        f" page and put your name in place of {nobody}. When you have finished, put {nobody} in place of your name"
+        f" again, and add a line to the {heading}.\n\n{section} {heading}\n"
+    )
 
 
 def _check_holder(value, key):
