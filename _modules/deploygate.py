@@ -45,6 +45,54 @@ import salt.pillar
 log = logging.getLogger(__name__)
 
 MODES = ("enforce", "warn", "off")
+# What only shows, tests, or stops a run. Every other function of `state` is taken to change the minion, those of later
+# Salts included.
+HARMLESS = (
+    "state.check_request",
+    "state.clear_cache",
+    "state.clear_request",
+    "state.disable",
+    "state.enable",
+    "state.event",
+    "state.get_pauses",
+    "state.graph",
+    "state.graph_highstate",
+    "state.id_exists",
+    "state.list_disabled",
+    "state.pause",
+    "state.request",
+    "state.running",
+    "state.show_highstate",
+    "state.show_low_sls",
+    "state.show_lowstate",
+    "state.show_sls",
+    "state.show_state_usage",
+    "state.show_states",
+    "state.show_top",
+    "state.sls_exists",
+    "state.soft_kill",
+    "state.test",
+)
+# Those that keep to `test=True`. Others (state.low, state.template, …) take the argument, and change things all the
+# same. The gate's own state speaks for the run in which it stands.
+HONOUR_TEST = (
+    "deploytoken.gate",
+    "state.apply",
+    "state.high",
+    "state.highstate",
+    "state.pkg",
+    "state.single",
+    "state.sls",
+    "state.sls_id",
+    "state.top",
+)
+# Of SUSE's module for transactional systems, these run states; its other functions are not the gate's.
+TRANSACTIONAL = (
+    "transactional_update.apply",
+    "transactional_update.highstate",
+    "transactional_update.single",
+    "transactional_update.sls",
+)
 
 
 def check(pillar=None, test=False, fun="state.apply"):
@@ -63,10 +111,11 @@ def check(pillar=None, test=False, fun="state.apply"):
         runs, or ``break_glass`` and ``by``.
 
     test
-        (bool) Whether the run is one of ``test=True``, which changes nothing and is let through.
+        (bool) Whether the run is one of ``test=True``. It is let through where the function keeps to it, and only if
+        this is True itself: of other values, Salt takes some for true and some for false.
 
     fun
-        (string) The function that wants to run, for the record.
+        (string) The function that wants to run.
 
     Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and the way forward), ``mode``, and
     ``warning`` (bool): allowed although the token does not allow it.
@@ -74,8 +123,10 @@ def check(pillar=None, test=False, fun="state.apply"):
     mode = _mode(__opts__.get("deploygate"))
     if mode == "off":
         return _answer(True, mode, "The gate of this minion is off.")
-    if test is True:
+    if test is True and fun in HONOUR_TEST:
         return _answer(True, mode, "A test run changes nothing and passes the gate.")
+    if not _runs_states(fun):
+        return _answer(True, mode, f"{fun} runs no states and passes the gate.")
 
     run = _run(pillar)
     knock = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
@@ -101,6 +152,13 @@ def check(pillar=None, test=False, fun="state.apply"):
         _raise_alarm("warned", comment, {"fun": fun})
         return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
     return _answer(False, mode, comment)
+
+
+def _runs_states(fun):
+    """Whether the gate must be asked. A function that is not known is asked about."""
+    if fun.startswith("transactional_update."):
+        return fun in TRANSACTIONAL
+    return fun not in HARMLESS
 
 
 def _mode(value):

@@ -54,8 +54,7 @@ def gate(name):
         ret["comment"] = "Refused: this minion lacks the gate's module. Run `salt MINION saltutil.sync_modules`."
         return ret
     # The run's own pillar, overrides included; `pillar.get` gives asterisks here (Salt 3008).
-    test = __opts__.get("test") is True
-    answer = __salt__["deploygate.check"](pillar=dict(__pillar__), test=test, fun="deploytoken.gate")
+    answer = __salt__["deploygate.check"](pillar=dict(__pillar__), test=__opts__.get("test"), fun="deploytoken.gate")
     ret["result"] = answer.get("allowed") is True
     ret["comment"] = answer.get("comment") or "Refused: the gate gave no answer."
     if answer.get("warning"):
