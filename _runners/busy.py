@@ -136,11 +136,6 @@ def _look(target, target_type, timeout):
     # Late: every salt-run imports every runner.
     from saltext.deploytoken import minions
 
-    known = {"glob", "pcre", "list", "grain", "grain_pcre", "pillar", "pillar_pcre", "pillar_exact", "compound"}
-    if target_type not in known | {"nodegroup", "range", "ipcidr"}:
-        raise errors.Invalid(
-            f"target_type: {target_type!r} is none of {', '.join(sorted(known))}, nodegroup, range, ipcidr"
-        )
     # 7: the module's own return code for "not idle", whose answer is as good as an idle one's.
     asked = minions.ask(__opts__, target, target_type, "busy.check", timeout=timeout, retcodes=(0, 7))
     answers, failed = {}, dict(asked.failed)

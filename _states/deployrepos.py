@@ -13,12 +13,15 @@ master (``salt-run state.orchestrate``), where the runner and its configuration 
 """
 
 
-def latest(name):
+def latest(name, test=False):
     """
     Bring every configured repository up to date, or none of them, and fail.
 
     name
         Not used: the repositories are in the master's configuration.
+
+    test
+        Only say what is behind, as ``test=True`` for the whole orchestration does.
 
     With ``test=True``, says what is behind; it fetches to know that, and changes nothing else.
 
@@ -31,7 +34,7 @@ def latest(name):
     repository makes the result false, and the comment says why.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    test = __opts__["test"]
+    test = test or __opts__["test"]
     # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
     function = "deployrepos.status" if test else "deployrepos.update"
     answer = __salt__["saltutil.runner"](function, full_return=True)

@@ -28,6 +28,9 @@ REQUEST = (
     "wait",
     "wait_idle",
     "reboot_timeout",
+    "batch",
+    "saltenv",
+    "test",
 )
 ON_FAILURE = ("hold", "release")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
@@ -89,7 +92,7 @@ def requested(name):
     return ret
 
 
-def held(name, reason, ref, resume=False, by=None, wait=None):
+def held(name, reason, ref, resume=False, by=None, wait=None, test=False):
     """
     Have the deploy token held under a ref.
 
@@ -118,6 +121,9 @@ def held(name, reason, ref, resume=False, by=None, wait=None):
     wait
         (string) How long to wait for somebody else, as in ``15m``. Default: not at all.
 
+    test
+        (bool) Take nothing, as ``test=True`` for the whole orchestration does.
+
     Changes show the holder before and after. With ``test=True``, says who holds it, and fails if that is somebody
     else.
     """
@@ -125,7 +131,7 @@ def held(name, reason, ref, resume=False, by=None, wait=None):
     status = _runner("deploytoken.status")
     if "failed" in status:
         ret["comment"] = status["failed"]
-    elif __opts__.get("test"):
+    elif test or __opts__.get("test"):
         ret["result"], ret["comment"] = _foretell(status, ref, resume)
     else:
         # For `status`, which tells whether this orchestration still runs.
@@ -136,7 +142,7 @@ def held(name, reason, ref, resume=False, by=None, wait=None):
         elif answer.get("ref") != ref:
             ret["comment"] = f"The token was asked for under ref {ref}, and answered with {answer.get('ref')}."
         else:
-            ret["result"] = True
+            ret["result"], ret["ref"] = True, ref
             ret["comment"] = f"{answer['held_by']} holds the deploy token (ref {ref})"
             if status["ref"] != ref:
                 ret["changes"] = {"held_by": {"old": status["held_by"], "new": answer["held_by"]}, "ref": ref}
@@ -166,7 +172,7 @@ def booted(name):
     return ret
 
 
-def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout=300):
+def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout=300, test=False):
     """
     End the deploy: release the token with an entry in the History, or keep it, according to how the steps before
     ended.
@@ -194,38 +200,47 @@ def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout
         (bool) The hold is older than this orchestration, which only gives back what it took itself.
 
     on_failure
-        (string) ``hold`` (default) or ``release``: what to do when ``salt.state`` failed, or a minion that was
-        expected did not answer it with success.
+        (string) ``hold`` (default) or ``release``: what to do when a state failed. While a minion may still be at its
+        states (it went silent, or the deploy was interrupted), the token is kept in any case.
 
     reboot_timeout
         (int) How many seconds to wait for minions that are rebooting. One that does not come back is a failure.
 
+    test
+        (bool) Release nothing, as ``test=True`` for the whole orchestration does.
+
     It looks at the orchestration's own steps: the ``busy.idle`` states say which minions are expected and who
-    consented to what, the ``salt.state`` says who ended how. A deploy that never came to ``salt.state`` gives the
-    token back. One that is kept is a failure of this state too, and the comment has the commands that go on.
+    consented to what, ``deploystates.applied`` says who ended how. A deploy that began on no minion gives the token
+    back. One that is kept is a failure of this state too, and the comment has the commands that go on.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    if __opts__.get("test"):
+    if test or __opts__.get("test"):
         ret["result"] = None
         ret["comment"] = "The token would be released, with an entry in the History."
         return ret
     running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
-    began, trouble = _outcome(running)
+    began, trouble, at_it, over = _outcome(running)
+    if over:
+        ret["comment"] = f"The hold {ref} was ended while this deploy ran: {trouble}."
+        ret["next"] = [_again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")]
+        return ret
     rebooted = []
-    if began:
+    if began and not at_it:
         rebooted, away = _reboots(running, reboot_timeout)
         if away:
             trouble = "; ".join(filter(None, [trouble, f"no answer since from {', '.join(away)}"]))
-    if trouble and (resumed if not began else on_failure != "release"):
-        ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}.\n{_ways_on(ref, reason)}"
-        return ret
+    if trouble and (at_it or (resumed if not began else on_failure != "release")):
+        ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}."
+        if at_it:
+            ret["next"] = [("To see what still runs", f"salt -L {','.join(at_it)} state.running")]
+        return _with_ways_on(ret, ref, reason)
     summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
     consent = _consent(running) if began else None
     summary = _short(summary)
     answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
     if "failed" in answer:
-        ret["comment"] = f"The deploy token is not released: {answer['failed']}\n{_ways_on(ref, reason)}"
-        return ret
+        ret["comment"] = f"The deploy token is not released: {answer['failed']}"
+        return _with_ways_on(ret, ref, reason)
     ret["result"] = True
     ret["comment"] = f"Released. The History says: {answer.get('entry')}"
     ret["changes"] = {"held_by": {"old": ref, "new": answer.get("held_by")}, "entry": answer.get("entry")}
@@ -236,12 +251,11 @@ def _wrong(deploy):
     """What is wrong with a request, or an empty string."""
     unknown = sorted(set(deploy) - set(REQUEST))
     if unknown:
-        hint = " (write `test=True` beside the pillar)" if "test" in unknown else ""
-        return f"deploy: {', '.join(unknown)} is none of {', '.join(REQUEST)}{hint}"
+        return f"deploy: {', '.join(unknown)} is none of {', '.join(REQUEST)}"
     for key in ("target", "reason"):
         if not deploy.get(key):
             return f"deploy:{key} is missing"
-    for key in ("reason", "target_type", "name", "on_failure"):
+    for key in ("reason", "target_type", "name", "on_failure", "saltenv"):
         if key in deploy and not (isinstance(deploy[key], str) and deploy[key].strip()):
             return f"deploy:{key} is not a text"
     for key in ("target", "sls"):
@@ -249,6 +263,12 @@ def _wrong(deploy):
             return f"deploy:{key} is neither a text nor a list of texts"
     if deploy.get("on_failure", "hold") not in ON_FAILURE:
         return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
+    if "batch" in deploy and not re.fullmatch(r"[1-9]\d*%?", str(deploy["batch"])):
+        return "deploy:batch is neither a number of minions nor a share of them, like 25%"
+    if not isinstance(deploy.get("test", False), bool):
+        return "deploy:test is neither true nor false"
+    if isinstance(deploy["target"], list) and deploy.get("target_type", "list") != "list":
+        return "deploy:target is a list, so deploy:target_type must be list, or left out"
     if "reboot_timeout" in deploy and type(deploy["reboot_timeout"]) is not int:
         return "deploy:reboot_timeout is not a number of seconds"
     if "ref" in deploy and not re.fullmatch("[0-9a-f]{8}", str(deploy["ref"])):
@@ -267,23 +287,26 @@ def _foretell(status, ref, resume):
 
 def _outcome(running):
     """
-    Whether ``salt.state`` began, and what went wrong, or an empty string.
+    How the deploy went: whether it began on any minion; what went wrong, or an empty string; the minions that may
+    still be at it; and whether the token was lost meanwhile.
 
     A step whose requirement failed is there as well, with ``__state_ran__`` False.
     """
-    applied = _steps(running, "salt.state")
-    if not any(step.get("__state_ran__", True) for step in applied):
-        failed = [step for step in running.values() if step.get("__state_ran__", True) and step.get("result") is False]
-        return False, _first_line(failed[-1]) if failed else "no state was applied"
+    applied = [step for step in _steps(running, "deploystates.applied") if step.get("__state_ran__", True)]
+    minions = {minion: summary for step in applied for minion, summary in (step.get("minions") or {}).items()}
+    reasons = {step.get("reason") for step in applied}
+    at_it = sorted(minion for minion, summary in minions.items() if summary.get("silent"))
     failed = [_first_line(step) for step in applied if step.get("result") is not True]
-    if failed:
-        return True, "; ".join(failed)
-    # Salt's own verdict is not enough: a batch, for one, leaves out who is down and succeeds.
-    expected = _expected(running)
-    if not expected:
-        return True, "it is not known which minions were expected"
-    silent = expected - _succeeded(applied)
-    return True, f"no answer from {', '.join(sorted(silent))}" if silent else ""
+    if not minions and "unknown" not in reasons:
+        failed = [step for step in running.values() if step.get("__state_ran__", True) and step.get("result") is False]
+        trouble = _first_line(failed[-1]) if failed else "no state was applied"
+        return False, trouble, [], "not_yours" in reasons
+    if not failed:
+        # A step's own word is not enough: whoever was asked whether they are idle was to be deployed.
+        done = {minion for minion, summary in minions.items() if summary.get("result") is True}
+        left_out = sorted(_expected(running) - done)
+        failed = [f"no answer from {', '.join(left_out)}"] if left_out else []
+    return True, "; ".join(failed), at_it, "not_yours" in reasons
 
 
 def _expected(running):
@@ -315,16 +338,6 @@ def _reboots(running, patience):
     return sorted(minion for minion in now if now[minion] != before[minion]), sorted(before.keys() - now.keys())
 
 
-def _succeeded(applied):
-    """Whom a successful ``salt.state`` heard of: those with changes are in its changes, the others in its comment."""
-    minions = set()
-    for step in applied:
-        minions.update((step.get("changes") or {}).get("ret") or {})
-        unchanged = step.get("comment", "").partition(" No changes made to ")[2]
-        minions.update(unchanged.removesuffix(".").split(", "))
-    return minions
-
-
 def _consent(running):
     """Who consented to the interruption of what, in one line, or None if nothing ran that needed it."""
     given = [step["consented"] for step in _steps(running, "busy.idle") if (step.get("consented") or {}).get("to")]
@@ -335,12 +348,23 @@ def _consent(running):
     return _short(f"{', '.join(names)}: {'; '.join(f'{what[key]} ({key})' for key in sorted(what))}")
 
 
-def _ways_on(ref, reason):
-    again = shlex.quote(json.dumps({"deploy": {**copy.deepcopy(dict(__pillar__["deploy"])), "ref": ref}}))
-    return (
-        f"To run again under the same hold: salt-run state.orchestrate deploytoken.deploy pillar={again}\n"
-        f"To release it: salt-run deploytoken.release ref={ref} summary={shlex.quote(reason)}"
-    )
+def _with_ways_on(ret, ref, reason):
+    """Add the commands that go on from a token that is kept."""
+    release = f"salt-run deploytoken.release ref={ref} summary={shlex.quote(reason)}"
+    ret["next"] = [
+        *ret.get("next", []),
+        _again(ref, "To run again under the same hold"),
+        ("To release it", release),
+    ]
+    ret["comment"] = "\n".join([ret["comment"], *(f"{why}: {command}" for why, command in ret["next"])])
+    return ret
+
+
+def _again(ref, why):
+    """What this orchestration was asked for, as a command; under a hold, or under a new one."""
+    deploy = {key: value for key, value in copy.deepcopy(dict(__pillar__["deploy"])).items() if key != "ref"}
+    asked = shlex.quote(json.dumps({"deploy": {**deploy, **({"ref": ref} if ref else {})}}))
+    return why, f"salt-run state.orchestrate deploytoken.deploy pillar={asked}"
 
 
 def _runner(function, **kwargs):

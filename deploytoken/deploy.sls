@@ -5,21 +5,25 @@ The whole procedure, one step after the other:
 
 Each step requires the one before, so that whatever fails stops all that follows. `cleanup` alone requires the token only:
 it is the end of every deploy that took it. `failhard` is said on every step because a master's own `failhard: True` would
-skip the cleanup. With `test=True` no step requires another: nothing is done, and all of it is told.
+skip the cleanup. In a test (`"test": true` in `deploy`, or `test=True` beside the pillar) no step requires another: nothing
+is done, and all of it is told.
 
 docs/procedure.md describes the keys of `deploy`, and every end that a deploy can come to.
 -#}
 {%- set deploy = pillar.get("deploy") if pillar.get("deploy") is mapping else {} %}
+{%- set test = opts.test or deploy.test | default(False) is sameas true %}
 {#- A ref begins with a letter, for then no YAML reads it as a number. #}
 {%- set ref = deploy.ref | default(salt["random.get_str"](1, chars="abcdef") ~ salt["random.get_str"](7, chars="0123456789abcdef")) %}
-{%- set target = deploy.target | default("") | json %}
-{%- set target_type = deploy.target_type | default("glob") | json %}
+{%- set target = deploy.target | default("") %}
+{%- set listed = target is iterable and target is not string and target is not mapping %}
+{%- set target = (target | join(",") if listed else target) | json %}
+{%- set target_type = deploy.target_type | default("list" if listed else "glob") | json %}
 {%- set reason = deploy.reason | default("") | json %}
 {%- set consent = deploy.consent | default(None) | json %}
 
 {%- macro after(step) %}
     - failhard: False
-{%- if not opts.test %}
+{%- if not test %}
     - require:
       - {{ step }}
 {%- endif %}
@@ -31,6 +35,7 @@ request:
 
 repositories:
   deployrepos.latest:
+    - test: {{ test }}
     {{- after("deploytoken: request") }}
 
 idle:
@@ -38,7 +43,7 @@ idle:
     - target: {{ target }}
     - target_type: {{ target_type }}
     - consent: {{ consent }}
-    - wait_idle: {{ deploy.wait_idle | default(None) | json }}
+    - wait_idle: {{ (None if test else deploy.wait_idle | default(None)) | json }}
     {{- after("deployrepos: repositories") }}
 
 token:
@@ -48,6 +53,7 @@ token:
     - resume: {{ "ref" in deploy }}
     - by: {{ deploy.name | default(None) | json }}
     - wait: {{ deploy.wait | default(None) | json }}
+    - test: {{ test }}
     {{- after("busy: idle") }}
 
 # Once more: the first answer was true at its moment, and the token may have been waited for since.
@@ -62,20 +68,15 @@ boots:
   deploytoken.booted:
     {{- after("busy: still idle") }}
 
-# No `batch`, `subset`, `allow_fail`, `fail_minions` nor `expect_minions: False` here: each succeeds without a minion that is down.
 deploy:
-  salt.state:
-    - tgt: {{ target }}
-    - tgt_type: {{ target_type }}
-{%- if deploy.sls is defined %}
-    - sls: {{ deploy.sls | json }}
-{%- else %}
-    - highstate: True
-{%- endif %}
-    - queue: False
-    - pillar:
-        deploy:
-          ref: {{ ref | json }}
+  deploystates.applied:
+    - target: {{ target }}
+    - target_type: {{ target_type }}
+    - ref: {{ ref | json }}
+    - sls: {{ deploy.sls | default(None) | json }}
+    - batch: {{ deploy.batch | default(None) | json }}
+    - environment: {{ deploy.saltenv | default(None) | json }}
+    - test: {{ test }}
     {{- after("deploytoken: boots") }}
 
 cleanup:
@@ -85,5 +86,14 @@ cleanup:
     - resumed: {{ "ref" in deploy }}
     - on_failure: {{ deploy.on_failure | default("hold") | json }}
     - reboot_timeout: {{ deploy.reboot_timeout | default(300) | json }}
-    - order: last
+    - test: {{ test }}
+    - order: -1
     {{- after("deploytoken: token") }}
+
+# It requires nothing: whatever happened, this is what a person reads.
+report:
+  deployreport.shown:
+    - test: {{ test }}
+    - ref: {{ ref | json }}
+    - order: last
+    - failhard: False

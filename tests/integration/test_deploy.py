@@ -72,7 +72,7 @@ def comment(answer, step):
     return next(row["comment"] for row in states(answer) if row["__id__"] == step)
 
 
-STEPS = ["request", "repositories", "idle", "token", "still idle", "boots", "deploy", "cleanup"]
+STEPS = ["request", "repositories", "idle", "token", "still idle", "boots", "deploy", "cleanup", "report"]
 
 
 def test_a_deploy_goes_from_the_repositories_to_the_history(site, redmine):
@@ -207,7 +207,9 @@ def test_a_target_that_matches_nobody_stops_the_deploy(site, redmine):
         ({"target": "docs"}, "deploy:reason"),
         ({"target": "docs", "reason": " "}, "deploy:reason"),
         ({"target": "docs", "reason": "x", "tagret": "y"}, "tagret"),
-        ({"target": "docs", "reason": "x", "test": True}, "test=True"),
+        ({"target": "docs", "reason": "x", "test": "yes"}, "deploy:test"),
+        ({"target": "docs", "reason": "x", "batch": "0"}, "deploy:batch"),
+        ({"target": ["docs"], "target_type": "glob", "reason": "x"}, "target_type must be list"),
         ({"target": "docs", "reason": "x", "sls": []}, "deploy:sls"),
         ({"target": "docs", "reason": "x", "on_failure": "ignore"}, "deploy:on_failure"),
         ({"target": "docs", "reason": "x", "ref": 12345678.0}, "deploy:ref"),

@@ -12,6 +12,11 @@ BOOT, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-2
 REF = "f9c2a1b0"
 
 
+def summary_of(result=True, silent=False):
+    failed = [] if result else [{"id": "nginx", "comment": "port 80 is in use"}]
+    return {"result": result, "changed": [], "failed": failed, "silent": silent, "seconds": 1.0}
+
+
 class Orchestration:
     """A state's dunders in an orchestration, with minions a and b, and a token that remembers what it was told."""
 
@@ -27,10 +32,13 @@ class Orchestration:
             "busy_|-idle_|-idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
             "busy_|-still idle_|-still idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
             "deploytoken_|-boots_|-boots_|-booted": {"result": True, "boots": {"a": BOOT, "b": BOOT}},
-            "salt_|-deploy_|-deploy_|-state": {
+            "deploystates_|-deploy_|-deploy_|-applied": {
                 "result": True,
-                "changes": {"out": "highstate", "ret": {"a": {}}},
-                "comment": "States ran successfully. Updating a. No changes made to b.",
+                "comment": "a: 1 changed; b: no changes",
+                "minions": {"a": summary_of(), "b": summary_of()},
+                "failed": [],
+                "not_started": [],
+                "reason": None,
             },
         }
         self.module.__opts__ = {"test": False}
@@ -39,7 +47,7 @@ class Orchestration:
 
     @property
     def applied(self):
-        return self.steps["salt_|-deploy_|-deploy_|-state"]
+        return self.steps["deploystates_|-deploy_|-deploy_|-applied"]
 
     def runner(self, function, full_return, **kwargs):
         self.told.append((function, kwargs))
@@ -80,26 +88,49 @@ def test_success_is_released(orchestration):
     assert summary(orchestration) == {"summary": "upgrade", "ref": REF}
 
 
-def test_a_minion_that_salt_state_left_out_is_a_failure(orchestration):
-    # What a batch with a minion down looks like: success, and not a word of b.
-    orchestration.applied["comment"] = "States ran successfully. Updating a."
+def test_a_minion_that_was_asked_whether_it_is_idle_and_not_deployed_is_a_failure(orchestration):
+    del orchestration.applied["minions"]["b"]
     assert "no answer from b" in kept(orchestration)
 
 
-def test_a_success_of_nobody_is_a_failure(orchestration):
-    for name in ("idle", "still idle"):
-        orchestration.steps[f"busy_|-{name}_|-{name}_|-idle"]["expected"] = []
-    kept(orchestration)
+def test_a_success_of_nobody_is_not_released_as_one(orchestration):
+    orchestration.applied["minions"] = {}
+    assert "nothing deployed" in summary(orchestration)["summary"]
 
 
 @pytest.mark.parametrize("result", [False, None, "True"])
 def test_a_highstate_without_a_clear_success_is_a_failure(orchestration, result):
-    orchestration.applied.update(result=result, comment="Run failed on minions: b\nmore")
-    assert "Run failed on minions: b" in kept(orchestration)
+    orchestration.applied.update(result=result, comment="1 of 2 minions failed: b\nmore")
+    assert "1 of 2 minions failed: b" in kept(orchestration)
+
+
+def test_a_step_that_fell_over_may_have_begun_and_keeps_the_token_held(orchestration):
+    orchestration.applied.update(result=False, minions={}, reason="unknown", comment="KeyError: 'x'")
+    assert "KeyError" in kept(orchestration)
+
+
+def silent(orchestration):
+    minions = {"a": summary_of(), "b": summary_of(False, silent=True)}
+    orchestration.applied.update(result=False, reason="failed", comment="1 of 2 minions failed: b", minions=minions)
+
+
+@pytest.mark.parametrize("on_failure", ["hold", "release"])
+def test_a_minion_that_may_still_be_at_it_keeps_the_token_held(orchestration, on_failure):
+    silent(orchestration)
+    assert "salt -L b state.running" in kept(orchestration, on_failure=on_failure)
+
+
+def test_a_token_that_was_taken_over_is_neither_released_nor_said_to_be_held(orchestration):
+    orchestration.applied.update(result=False, reason="not_yours", comment="the hold is over, Bob holds the token")
+    told = kept(orchestration)
+    assert "Bob holds the token" in told
+    assert "stays held" not in told
+    assert "deploytoken.release" not in told
 
 
 def test_a_kept_token_comes_with_the_commands_that_go_on(orchestration):
     orchestration.applied["result"] = False
+    orchestration.module.__pillar__["deploy"]["ref"] = "a0a0a0a0"
     again, away = (shlex.split(line.partition(": ")[2]) for line in kept(orchestration).splitlines()[-2:])
     assert again[:3] == ["salt-run", "state.orchestrate", "deploytoken.deploy"]
     asked = json.loads(again[3].removeprefix("pillar="))
@@ -108,12 +139,13 @@ def test_a_kept_token_comes_with_the_commands_that_go_on(orchestration):
 
 
 def test_on_failure_release_says_failed(orchestration):
-    orchestration.applied.update(result=False, comment="Run failed on minions: b")
-    assert summary(orchestration, on_failure="release")["summary"] == "upgrade (FAILED: Run failed on minions: b)"
+    orchestration.applied.update(result=False, comment="1 of 2 minions failed: b: nginx")
+    told = summary(orchestration, on_failure="release")
+    assert told["summary"] == "upgrade (FAILED: 1 of 2 minions failed: b: nginx)"
 
 
 def not_begun(orchestration):
-    orchestration.applied.update(result=False, __state_ran__=False, comment="One or more requisite failed")
+    orchestration.applied.update(result=False, __state_ran__=False, comment="One or more requisite failed", minions={})
     busy = orchestration.steps["busy_|-still idle_|-still idle_|-idle"]
     busy.update(result=False, comment="b is busy\nask Jane", __state_ran__=True)
 

@@ -13,9 +13,6 @@ import re
 
 from saltext.deploytoken import errors
 
-#: The exit code after Ctrl-C or SIGTERM, as shells have it.
-INTERRUPTED = 130
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -41,13 +38,11 @@ def command(function):
                 raise errors.Invalid(f"{function.__name__}: {exc}; it takes: {takes}") from None
             return function(*bound.args, **bound.kwargs)
         except errors.Error as exc:
-            context["retcode"] = exc.code
-            return {**exc.details, "reason": exc.reason, "message": str(exc), "retcode": exc.code}
+            return _refusal(exc, context)
         except (KeyboardInterrupt, SystemExit):
             # Ctrl-C and SIGTERM: salt-run's handlers raise SystemExit(0), which Salt prints as a traceback.
-            context["retcode"] = INTERRUPTED
             message = f"{function.__name__} was interrupted; `salt-run deploytoken.status` tells who holds the token"
-            return {"reason": "interrupted", "message": message, "retcode": INTERRUPTED}
+            return _refusal(errors.Interrupted(message), context)
 
     # Salt reads this signature and answers "Passed invalid arguments" with exit code 0; accept all, and refuse above.
     extra = [
@@ -57,6 +52,11 @@ def command(function):
     wrapper.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])
     del wrapper.__wrapped__  # Salt 3008 would follow it back to the strict signature
     return wrapper
+
+
+def _refusal(error, context):
+    context["retcode"] = error.code
+    return {**error.details, "reason": error.reason, "message": str(error), "retcode": error.code}
 
 
 def duration(value, key):

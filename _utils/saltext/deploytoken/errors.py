@@ -64,3 +64,17 @@ class Repositories(Error):
 
     reason = "repositories"
     code = 8
+
+
+class Failed(Error):
+    """A minion failed a state, or did not say that it succeeded."""
+
+    reason = "failed"
+    code = 9
+
+
+class Interrupted(Error):
+    """Ctrl-C or SIGTERM."""
+
+    reason = "interrupted"
+    code = 130

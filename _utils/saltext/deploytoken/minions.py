@@ -7,10 +7,31 @@ So the master says whom it expects before anybody is asked, and each of them is 
 """
 
 import dataclasses
+import time
 
 import salt.client
 import salt.utils.minions
 from salt.exceptions import SaltException
+
+from saltext.deploytoken import errors
+
+#: How Salt targets minions.
+TYPES = (
+    "glob",
+    "pcre",
+    "list",
+    "grain",
+    "grain_pcre",
+    "pillar",
+    "pillar_pcre",
+    "pillar_exact",
+    "compound",
+    "nodegroup",
+    "range",
+    "ipcidr",
+)
+#: So many seconds a master that was restarted has to be back, before its minions count as silent.
+MASTER_PATIENCE = 120
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +44,13 @@ class Answers:
 
 
 def expect(opts, target, target_type="glob"):
-    """Return the ids of the minions that a target means, and ``{id: why}`` of those it names but that cannot exist."""
+    """
+    Return the ids of the minions that a target means, and ``{id: why}`` of those it names but that cannot exist.
+
+    :raises errors.Invalid: Salt has no such type of target.
+    """
+    if target_type not in TYPES:
+        raise errors.Invalid(f"target_type: {target_type!r} is none of {', '.join(TYPES)}")
     found = salt.utils.minions.CkMinions(opts).check_minions(target, target_type)
     minions = set(found.get("minions") or ())
     named = set(found.get("missing") or ())
@@ -66,6 +93,77 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
         else:
             failed.setdefault(minion, reason)
     return Answers(sorted({*expected, *failed}), answers, failed)
+
+
+def follow(opts, ids, fun, kwarg=None, tell=print):
+    """
+    Have minions run one function, with one publish, for as long as they are at it.
+
+    Yields ``(id, full return, None)`` for each as it returns, and ``(id, None, why)`` for each that went silent: it
+    does not say any more that it is at it, and its return is not in the master's job cache either. ``tell`` is called
+    with a line when the master itself is away. Every id comes once.
+    """
+    left = set(ids)
+    with salt.client.get_local_client(mopts=dict(opts)) as client:
+        try:
+            job = client.run_job(sorted(ids), fun, tgt_type="list", kwarg=kwarg, listen=True)
+            why = "was not reached by the master"
+        except SaltException as error:
+            job, why = None, f"could not be asked, and may have begun all the same: {line(error)}"
+        if not job:
+            yield from ((minion, None, why) for minion in sorted(left))
+            return
+        gone = None
+        while left:
+            try:
+                returned = client.get_iter_returns(job["jid"], set(left), tgt=sorted(left), tgt_type="list")
+                for minion, answer in (pair for found in returned for pair in found.items()):
+                    if minion in left:
+                        left.remove(minion)
+                        yield minion, answer, None
+                silent = _silent(client, job["jid"], left)
+                gone = None
+            except SaltException as error:
+                # A restart of the master does not end what the minions do, and they try to return for a while.
+                gone = gone or time.monotonic()
+                if time.monotonic() - gone < MASTER_PATIENCE:
+                    tell(f"the master does not answer; waiting for {', '.join(sorted(left))}")
+                    time.sleep(5)
+                    continue
+                silent = dict.fromkeys(left, f"went silent, and so did the master: {line(error)}")
+            # What returned while nobody listened: the master was away, or the event came between two looks.
+            for minion, answer in _cached(client, job["jid"]).items():
+                if minion in left:
+                    left.remove(minion)
+                    yield minion, answer, None
+            for minion in sorted(left & silent.keys()):
+                left.remove(minion)
+                yield minion, None, silent[minion]
+
+
+def _silent(client, jid, minions):
+    """Who of them is not at the job any more, and why that is known."""
+    if not minions:
+        return {}
+    asked = {"tgt_type": "list", "full_return": True, "timeout": 15, "gather_job_timeout": 15}
+    returns = client.cmd(sorted(minions), "saltutil.find_job", [jid], **asked)
+    silent = {}
+    for minion in minions:
+        if problem(returns.get(minion), 15):
+            silent[minion] = "went silent in the middle: it does not answer any more, and may go on"
+        elif not returns[minion]["ret"]:
+            silent[minion] = "ended without a return: was it killed or restarted in the middle?"
+    return silent
+
+
+def _cached(client, jid):
+    """The full returns in the master's job cache."""
+    found = client.returners[f"{client.opts['master_job_cache']}.get_jid"](jid)
+    return {
+        minion: {"ret": answer["return"], "retcode": answer.get("retcode")}
+        for minion, answer in found.items()
+        if isinstance(answer, dict) and "return" in answer
+    }
 
 
 def problem(answer, timeout, retcodes=(0,)):
