@@ -1,8 +1,8 @@
 """
 Pictures of the wiki page for docs/wiki.md: run by ``script/screenshots``, in the environment of the tests.
 
-The Redmine is that of the tests, the master and the minion are those of the demo, the deploy is a real one, and the page
-is shown by a real browser to a person who has logged in.
+The Redmine is that of the tests, the master and the minion are those of the demo, the deploy is a real one, and the
+page is shown by a real browser to a person who has logged in.
 """
 
 import json
@@ -65,6 +65,9 @@ class Deploy(demo.Demo):
         # The highstate goes on when its picture has been taken.
         wait_for_it = f"while [ ! -e {self.pictured} ]; do sleep 0.1; done"
         return f"{super().site(version)}\n{wait_for_it}:\n  cmd.run:\n    - timeout: 60\n"
+
+    def is_held(self):
+        return page.read(self.redmine.text(self.address)) is not None
 
     def deploy(self):
         """The deploy of this picture, in the background."""
@@ -156,7 +159,7 @@ def take(browser, address, name, says):
     if says not in shown:
         raise SystemExit(f"{name}: the page does not say {says!r}:\n{shown}")
     path = PICTURES / f"{name}.png"
-    browser.picture(path, "#content", until=".wiki-page", below=16)
+    browser.picture(path, "#content", until=".wiki-page", below=8)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size / 1000:.0f} kB", flush=True)
 
 
