@@ -126,11 +126,12 @@ def test_a_silent_minion_blocks_and_is_named(cluster):
     ],
 )
 def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path_factory, minion, body, why):
-    if minion not in cluster.minions:
-        options = {"module_dirs": [broken(tmp_path_factory, body)]} if body else {"disable_modules": ["busy"]}
-        cluster.minion(minion, **options)
-
-    answer = cluster.run("busy.check", minion, consent="Jane")
+    options = {"module_dirs": [broken(tmp_path_factory, body)]} if body else {"disable_modules": ["busy"]}
+    cluster.minion(minion, **options)
+    try:
+        answer = cluster.run("busy.check", minion, consent="Jane")
+    finally:
+        cluster.dismiss(minion)
 
     assert answer.code == 7, answer
     assert why in answer.data["failed"][minion]

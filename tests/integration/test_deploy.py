@@ -186,8 +186,7 @@ def test_a_minion_that_does_not_answer_stops_the_deploy(site, redmine):
     try:
         answer = deploy(site, target="docs,silent", target_type="list")
     finally:
-        del site.minions["silent"]
-        site.command("salt-key", "-y", "-d", "silent")
+        site.dismiss("silent")
     assert answer.code == 1
     assert "silent" in comment(answer, "idle")
     assert not site.changed.exists()

@@ -15,13 +15,9 @@ GATE = "deploytoken.gate"
 @pytest.fixture(scope="module")
 def gated(_cluster):
     """A minion with the executor. It is gone again after this module: other tests count the minions."""
-    daemon = _cluster.minion(
-        "gated", module_executors=["deploygate", "direct_call"], module_dirs=[str(CHECKOUT)], schedule={}
-    )
+    _cluster.minion("gated", module_executors=["deploygate", "direct_call"], module_dirs=[str(CHECKOUT)], schedule={})
     yield "gated"
-    daemon.terminate()
-    del _cluster.minions["gated"]
-    _cluster.command("salt-key", "-y", "-d", "gated")
+    _cluster.dismiss("gated")
 
 
 @pytest.fixture

@@ -222,6 +222,13 @@ class Cluster(Config):
             assert minion_id in (synced.data or {}), synced
         return self.minions[minion_id]
 
+    def dismiss(self, *minion_ids):
+        """End these minions, and take them off the master's list: other tests count whom they meet."""
+        for minion_id in minion_ids:
+            if minion_id in self.minions:
+                self.minions.pop(minion_id).terminate()
+            self.command("salt-key", "-y", "-d", minion_id, out=None)
+
     def salt(self, target, function, *positional, timeout=60, target_type="glob", **named):
         """``salt TARGET FUNCTION``; ``.data`` holds the answers by minion."""
         types = {"glob": [], "list": ["-L"], "compound": ["-C"], "grain": ["-G"], "pcre": ["-E"]}[target_type]
