@@ -34,7 +34,9 @@ version = release = saltext.deploytoken.__version__
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
 exclude_patterns = ["_build", "requirements.txt"]
 html_theme = "furo"
-html_title = project
+html_title = "deploytoken"
+html_static_path = ["style"]
+html_css_files = ["style.css"]
 html_show_sourcelink = False
 nitpicky = True
 nitpick_ignore = [("py:class", "abc.ABC")]
