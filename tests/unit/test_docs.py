@@ -1,9 +1,12 @@
 """What the documentation says is what the code does: codes, keys, messages, arguments, and links."""
 
 import ast
+import contextlib
 import dataclasses
 import inspect
+import json
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -183,6 +186,69 @@ def test_every_message_stands_in_the_messages_with_its_remedy(path):
         f"{where}: {line.replace(VARIABLE, '…')}" for line, where in lines_for_people(path) if not is_told(line, page)
     ]
     assert missing == [], "add a row to docs/messages.md"
+
+
+def test_every_step_of_a_deploy_stands_in_the_procedure_and_in_its_picture():
+    steps = re.findall(r"^(\w[\w ]*):\n  (\w+\.\w+):", text("deploytoken/deploy.sls"), re.M)
+    page, picture = text("docs/procedure.md"), text("docs/pictures/procedure.svg")
+
+    assert len(steps) > 7
+    assert [step for step, state in steps if f"| {step} | `{state}` | " not in page] == []
+    assert [step for step, _ in steps if f">{step}</text>" not in picture] == []
+
+
+def shown_commands(path):
+    """Each command of ours on a page: where it is, the module and function, and the words that follow."""
+    page = path.read_text(encoding="utf-8")
+    for match in re.finditer(r"(salt(?:-run|-call)?) ((?:[^\n`]|\\\n)*)", page):
+        with contextlib.suppress(ValueError):  # a quote that goes on behind the code
+            words = shlex.split(re.split(r" (?:&&|#) ", match[2])[0], comments=True)
+            number, word = next(
+                (found for found in enumerate(words) if re.fullmatch(r"[a-z_]+\.[a-z_]+", found[1])), (0, ".")
+            )
+            module, _, function = word.partition(".")
+            file = ROOT / ("_runners" if match[1] == "salt-run" else "_modules") / f"{module}.py"
+            if file.is_file():
+                yield word, file, function, words[number + 1 :]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_command_that_is_shown_exists_and_takes_these_arguments(path):
+    wrong = []
+    for shown, module, name, words in shown_commands(path):
+        function = next((each for each in functions(module) if each.name == name), None)
+        if function is None:
+            wrong.append(f"{shown}: there is no such function")
+            continue
+        known = {argument.arg for argument in [*function.args.args, *function.args.kwonlyargs]}
+        named = [word.partition("=")[0] for word in words if re.match(r"[a-z_]+=", word)]
+        wrong += [f"{shown}: no argument {word}" for word in named if word not in known]
+    assert wrong == []
+
+
+def test_the_pages_show_commands():
+    found = {shown for path in PAGES for shown, *_ in shown_commands(path)}
+
+    assert {"deploytoken.acquire", "deployrepos.update", "busy.check", "deploygate.check"} <= found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_deploy_that_is_shown_asks_for_what_there_is(path):
+    known = {*constant("_states/deploytoken.py", "REQUEST"), "break_glass", "by"}
+    page = path.read_text(encoding="utf-8").replace("\n", " ")
+    asked = [json.loads(found) for found in re.findall(r"pillar='(\{\"deploy\": \{[^']*\}\})'", page)]
+
+    assert [key for request in asked for key in request["deploy"] if key not in known] == []
+
+
+def test_every_picture_is_shown():
+    pages = "".join(path.read_text(encoding="utf-8") for path in PAGES)
+
+    assert [path.name for path in (ROOT / "docs/pictures").iterdir() if f"pictures/{path.name})" not in pages] == []
+
+
+def test_the_pictures_are_small():
+    assert sum(path.stat().st_size for path in (ROOT / "docs/pictures").iterdir()) < 1_000_000
 
 
 def links(path):
