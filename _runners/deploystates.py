@@ -9,7 +9,6 @@ a failure, no other is begun.
 """
 
 import functools
-import sys
 
 from saltext.deploytoken import applying, config, door, errors
 
@@ -68,15 +67,16 @@ def apply(target=None, ref=None, target_type="glob", sls=None, batch=None, salte
     if sls is not None:
         kwarg["mods"] = door.words(sls, "sls")
     fun = "state.highstate" if sls is None else "state.sls"
-    publish = functools.partial(minions.follow, __opts__, fun=fun, kwarg=kwarg, tell=_tell)
-    groups = applying.batches(expected, batch)
+    publish = functools.partial(minions.follow, __opts__, fun=fun, kwarg=kwarg, tell=door.say)
+    groups, ours = applying.batches(expected, batch), functools.partial(_ours, ref)
     try:
-        found = {**applying.apply(groups, publish, functools.partial(_ours, ref), _tell, test), "expected": expected}
+        found = applying.apply(groups, publish, ours, door.say, test)
     except errors.Error as error:
-        error.details.setdefault("expected", expected)
+        error.details["expected"] = expected
         if not states:
             error.details.pop("returns", None)
         raise
+    found["expected"] = expected
     if not states:
         del found["returns"]
     return found
@@ -92,8 +92,3 @@ def _ours(ref):
     if status["ref"] != ref:
         now = f"{status['held_by']} holds the token ({status['reason']})" if status["held_by"] else "nobody holds it"
         raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=status)
-
-
-def _tell(line):
-    """Say how it goes, on standard error: standard output is for the answer."""
-    print(line, file=sys.stderr, flush=True)

@@ -139,3 +139,28 @@ def refuses(function, value, key, *more):
     with pytest.raises(errors.Invalid, match=rf"^{key}: ") as caught:
         function(value, key, *more)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("typed", "told"),
+    [
+        ("state.orchestrate", ["test_door.take …", "test_door.take: done"]),
+        ("test_door.take", []),
+        (None, []),
+    ],
+)
+def test_a_step_of_an_orchestration_tells_when_it_begins_and_ends(capsys, monkeypatch, typed, told):
+    monkeypatch.setitem(globals(), "__opts__", {"fun": typed})
+    command(take)("x")
+    answer, progress = capsys.readouterr()
+    assert [line.partition(" ")[2] for line in progress.splitlines()] == told
+    assert answer == ""  # standard output is for data
+
+
+def test_a_step_that_refuses_tells_why(capsys, monkeypatch):
+    def refuse():
+        raise errors.Busy("a spider runs")
+
+    monkeypatch.setitem(globals(), "__opts__", {"fun": "state.orchestrate"})
+    command(refuse)()
+    assert capsys.readouterr().err.endswith("refuse: a spider runs\n")

@@ -7,9 +7,12 @@ Salt loses failures at this edge (measured on 3008.3): ``salt-run`` exits 0 afte
 sets both, and checks the arguments itself.
 """
 
+import contextlib
 import functools
 import inspect
 import re
+import sys
+import time
 
 from saltext.deploytoken import errors
 
@@ -21,6 +24,7 @@ def command(function):
     Make ``function`` a runner function whose every failure reaches the caller.
 
     An :class:`errors.Error` becomes ``{"reason", "message", "retcode", **details}``; wrong arguments are ``invalid``.
+    As a step of an orchestration, it tells on standard error that it begins and ends.
     """
     signature = inspect.signature(function)
 
@@ -36,7 +40,8 @@ def command(function):
             except TypeError as exc:
                 takes = ", ".join(signature.parameters) or "no arguments"
                 raise errors.Invalid(f"{function.__name__}: {exc}; it takes: {takes}") from None
-            return function(*bound.args, **bound.kwargs)
+            with _told(function):
+                return function(*bound.args, **bound.kwargs)
         except errors.Error as exc:
             return _refusal(exc, context)
         except (KeyboardInterrupt, SystemExit):
@@ -52,6 +57,29 @@ def command(function):
     wrapper.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])
     del wrapper.__wrapped__  # Salt 3008 would follow it back to the strict signature
     return wrapper
+
+
+def say(line):
+    """Tell how it goes, on standard error: standard output is for the answer."""
+    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _told(function):
+    """Tell the beginning and the end of a step. What a person typed shows its own end."""
+    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
+    # What was typed; a step finds the orchestration's there (3008.3). Others than salt-run have none.
+    typed = (function.__globals__.get("__opts__") or {}).get("fun")
+    if typed in (None, name):
+        yield
+        return
+    say(f"{name} …")
+    try:
+        yield
+    except errors.Error as exc:
+        say(f"{name}: {exc}")
+        raise
+    say(f"{name}: done")
 
 
 def _refusal(error, context):

@@ -1,0 +1,271 @@
+"""However a deploy ends: the token, the History, the exit code and the message agree on what happened."""
+
+import os
+import signal
+import subprocess
+
+import pytest
+
+from tests.support.deploy import BOTH, REASON, comment, deploy, held, results, step, stopped, variant
+from tests.support.wait import until
+
+
+def report(answer):
+    return comment(answer, "report")
+
+
+def entries(site, redmine):
+    return [line for line in redmine.text(site.page).splitlines() if line.startswith("* ")]
+
+
+# Batches
+
+
+def test_a_failure_in_one_batch_stops_the_next(site, redmine, tmp_path):
+    mark = tmp_path / "mark"
+    failing = "{% if grains.id == 'docs' %}\nwork:\n  test.fail_without_changes:\n    - name: disk full\n{% else %}"
+    site.sls("work", f"{failing}\nwork:\n  file.touch:\n    - name: {mark}\n{{% endif %}}\n")
+    answer = deploy(site, **BOTH, batch=1)
+    assert answer.code == 1
+    assert not mark.exists()
+    hold = held(site)
+    assert hold["held_by"] is not None
+    found = step(answer, "deploy")
+    assert (found["failed"], found["not_started"]) == (["docs"], ["kingfisher-main"])
+    # What people know from salt.state: the minion's own states.
+    (failed,) = (
+        found["changes"]["ret"]["docs"].values()
+        if len(found["changes"]["ret"]["docs"]) == 1
+        else [row for row in found["changes"]["ret"]["docs"].values() if row["result"] is False]
+    )
+    assert failed["__id__"] == "work"
+    page = report(answer)
+    assert page.startswith("FAILED\n")
+    assert "work: Failure!" in page
+    assert "not started" in page
+    assert f'"ref": "{hold["ref"]}"' in page
+    assert f"salt-run deploytoken.release ref={hold['ref']}" in page
+    assert entries(site, redmine) == []
+
+
+def test_a_token_that_is_taken_over_between_two_batches_stops_the_next(site, redmine, midway):
+    deploying = midway.start(**BOTH, batch="50%", on_failure="release")
+    midway.begun("docs")
+    taken = site.run("deploytoken.takeover", ref=held(site)["ref"], reason="the site is down", name="Bob")
+    assert taken.code == 0, taken
+    midway.go()
+    answer = midway.end(deploying)
+    assert answer.code == 1
+    assert midway.done("docs")
+    assert not midway.done("kingfisher-main")
+    assert held(site)["ref"] == taken.data["ref"]
+    assert len(entries(site, redmine)) == 1  # the takeover's own
+    assert "Bob holds the token" in comment(answer, "deploy")
+    assert "not started" in report(answer)
+    assert "stays held" not in answer.stdout
+
+
+# A minion goes silent
+
+
+@pytest.mark.parametrize("on_failure", ["hold", "release"])
+def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midway, on_failure, redmine):
+    deploying = midway.start(on_failure=on_failure)
+    midway.begun()
+    if on_failure == "hold":
+        with stopped(site.minions["docs"]):
+            answer = midway.end(deploying)
+        assert "went silent in the middle" in comment(answer, "deploy")
+    else:
+        (job,) = site.salt("docs", "saltutil.running").data["docs"]
+        os.kill(job["pid"], signal.SIGKILL)
+        answer = midway.end(deploying)
+        assert "ended without a return" in comment(answer, "deploy")
+    assert answer.code == 1
+    hold = held(site)
+    assert hold["held_by"] is not None
+    page = report(answer)
+    assert "salt -L docs state.running" in page
+    assert f"salt-run deploytoken.release ref={hold['ref']}" in page
+    assert entries(site, redmine) == []
+
+
+def test_a_batch_with_a_minion_down_is_never_a_success(site, tmp_path):
+    # The key is accepted, and nobody answers. With `batch` and `subset`, salt.state succeeds here.
+    keys = tmp_path / "pki" / "minions"
+    keys.mkdir(parents=True)
+    ghost = os.path.join(site.options["pki_dir"], "minions", "ghost")
+    with open(os.path.join(site.options["pki_dir"], "minions", "docs")) as docs, open(ghost, "w") as key:
+        key.write(docs.read())
+    try:
+        ref = site.run("deploytoken.acquire", reason=REASON).data["ref"]
+        answer = site.run("deploystates.apply", target="docs,ghost", target_type="list", ref=ref, batch=1)
+    finally:
+        os.unlink(ghost)
+    assert (answer.code, answer.data["reason"]) == (9, "failed"), answer
+    assert answer.data["failed"] == ["ghost"]
+    assert answer.data["minions"]["docs"]["result"] is True
+    assert answer.data["minions"]["ghost"]["silent"] is True
+    assert site.changed.exists()
+    assert "docs: done in" in answer.stderr
+
+
+# salt-run, or the master, goes
+
+
+@pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_tells_that_the_minions_go_on_and_keeps_the_token_held(site, midway, redmine, word):
+    deploying = midway.start(on_failure="release")
+    midway.begun()
+    deploying.send_signal(word)
+    answer = midway.end(deploying)
+    assert answer.code == 1, answer
+    assert not answer.traceback
+    assert "docs go on with their states" in comment(answer, "deploy")
+    hold = held(site)
+    page = report(answer)
+    assert f'"ref": "{hold["ref"]}"' in page
+    assert f"salt-run deploytoken.release ref={hold['ref']}" in page
+    assert entries(site, redmine) == []
+    assert not midway.done()
+    midway.go()
+    until(midway.done, timeout=60, what="the minion to go on")
+
+
+def test_sigkill_leaves_the_token_held_and_status_says_that_nothing_deploys(site, midway):
+    deploying = midway.start()
+    midway.begun()
+    deploying.kill()
+    assert midway.end(deploying).code == -signal.SIGKILL
+    hold = held(site)
+    assert hold["held_by"] is not None
+    assert hold["job"]["running"] is False
+
+
+def test_a_restart_of_the_master_in_the_middle_does_not_end_the_deploy(site, redmine, midway):
+    deploying = midway.start()
+    midway.begun()
+    with site.master.stopped():
+        pass
+    until(lambda: (site.salt("docs", "test.ping").data or {}).get("docs"), timeout=120, what="the minion to be back")
+    midway.go()
+    answer = midway.end(deploying)
+    assert answer.code == 0, answer
+    assert held(site)["held_by"] is None
+    assert REASON in entries(site, redmine)[0]
+
+
+def test_a_wiki_that_goes_away_before_the_release_is_told_and_the_token_stays_held(site, redmine, midway):
+    deploying = midway.start()
+    midway.begun()
+    with redmine.stopped():
+        midway.go()
+        answer = midway.end(deploying)
+    assert answer.code == 1
+    assert midway.done()
+    hold = held(site)
+    assert hold["held_by"] is not None
+    assert "The deploy token is not released" in comment(answer, "cleanup")
+    assert f"salt-run deploytoken.release ref={hold['ref']}" in report(answer)
+
+
+# Two at once
+
+
+def test_of_two_deploys_in_the_same_second_one_runs_and_the_other_is_refused(site, redmine, midway):
+    both = [midway.start() for _ in range(2)]
+    midway.begun()
+    # Whoever was refused has ended; whoever runs waits for us.
+    until(lambda: any(one.poll() is not None for one in both), timeout=200, what="one to be refused")
+    midway.go()
+    answers = sorted((midway.end(one) for one in both), key=lambda answer: answer.code)
+    assert [answer.code for answer in answers] == [0, 1], answers
+    assert "holds the token" in comment(answers[1], "token")
+    assert results(answers[1])["deploy"] is False
+    assert len(entries(site, redmine)) == 1
+    assert held(site)["held_by"] is None
+
+
+def test_with_wait_both_run_one_after_the_other_and_nobody_else_waits(site, redmine, midway):
+    site.sls("other", {"other": {"test.succeed_without_changes": []}})
+    both = [midway.start(wait="15m", reason=reason) for reason in ("upgrade PostgreSQL", "renew certificates")]
+    midway.begun()
+    assert all(one.poll() is None for one in both)
+    assert site.run("state.orchestrate", "other").code == 0
+    midway.go()
+    answers = [midway.end(one) for one in both]
+    assert [answer.code for answer in answers] == [0, 0], answers
+    assert len(entries(site, redmine)) == 2
+    assert held(site)["held_by"] is None
+
+
+# Nothing to deploy from, nothing to change
+
+
+def git(folder, *words):
+    identity = ["-c", "user.name=Ana", "-c", "user.email=ana@example.org", "-c", "init.defaultBranch=main"]
+    done = subprocess.run(["git", "-C", folder, *identity, *words], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@pytest.fixture
+def repository(tmp_path):
+    """A clone that is one commit behind its remote."""
+    remote, work, clone = (tmp_path / name for name in ("remote", "work", "states"))
+    for folder in (remote, work):
+        folder.mkdir()
+    git(remote, "init", "--bare", "--quiet")
+    git(work, "init", "--quiet")
+    (work / "file").write_text("1")
+    git(work, "add", "file")
+    git(work, "commit", "-qm", "Begin")
+    git(work, "push", "-q", remote, "main")
+    git(tmp_path, "clone", "-q", remote, clone)
+    (work / "file").write_text("2")
+    git(work, "commit", "-qam", "Use PostgreSQL 16")
+    git(work, "push", "-q", remote, "main")
+    return clone
+
+
+def test_repositories_are_updated_or_stop_the_deploy(site, redmine, repository, tmp_path):
+    config = variant(site, tmp_path / "etc", deploytoken={**site.token, "repositories": [str(repository)]})
+    site.busy(1)
+    before, head = redmine.versions(site.page), git(repository, "rev-parse", "HEAD")
+
+    # Read-only: all of it is told, and nothing is written.
+    answer = deploy(config, test=True)
+    assert answer.code == 1, answer  # something runs
+    found = results(answer)
+    assert [found[name] for name in ("repositories", "idle", "token", "deploy", "cleanup")] == [
+        None,
+        False,
+        None,
+        None,
+        None,
+    ]
+    page = report(answer)
+    assert page.startswith("TEST: nothing was changed")
+    for words in ("Would be updated: states", "spider uganda", "would be acquired", "1 would change: work"):
+        assert words in " ".join(page.split()), page
+    assert not site.changed.exists()
+    assert git(repository, "rev-parse", "HEAD") == head
+    assert redmine.versions(site.page) == before
+
+    # Work that is not committed: refused, and nothing else happens.
+    site.busy(0)
+    (repository / "file").write_text("mine")
+    answer = deploy(config)
+    assert answer.code == 1
+    assert results(answer)["repositories"] is False
+    assert "uncommitted changes" in comment(answer, "repositories")
+    assert (repository / "file").read_text() == "mine"
+    assert not site.changed.exists()
+    assert redmine.versions(site.page) == before
+
+    git(repository, "checkout", "-q", "file")
+    answer = deploy(config)
+    assert answer.code == 0, answer
+    assert (repository / "file").read_text() == "2"
+    assert step(answer, "repositories")["changes"]["states"]["subjects"] == ["Use PostgreSQL 16"]
+    assert "Updated: states" in report(answer)
+    assert "DEPLOYED" in report(answer)
