@@ -79,8 +79,13 @@ def applied(name, target, ref, target_type="glob", sls=None, batch=None, environ
     if shown:
         ret["changes"] = {"out": "highstate", "ret": shown}
     # Success is what says so, for everybody who was expected.
-    whole = bool(minions) and sorted(minions) == value.get("expected") and not ret["failed"] and not ret["not_started"]
-    if answer.get("success") and not value.get("retcode") and whole and all(one["result"] for one in minions.values()):
+    whole = sorted(minions) == value.get("expected") and all(one["result"] is True for one in minions.values())
+    if (
+        minions
+        and whole
+        and answer.get("success")
+        and not (value.get("retcode") or ret["failed"] or ret["not_started"])
+    ):
         ret["result"] = None if test and shown else True
         ret["comment"] = "; ".join(f"{one}: {_changed(minions[one], test)}" for one in sorted(minions))
         return ret

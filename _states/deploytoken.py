@@ -294,7 +294,8 @@ def _outcome(running):
     """
     applied = [step for step in _steps(running, "deploystates.applied") if step.get("__state_ran__", True)]
     minions = {minion: summary for step in applied for minion, summary in (step.get("minions") or {}).items()}
-    reasons = {step.get("reason") for step in applied}
+    # A step that fell over has no reason.
+    reasons = {step.get("reason", "unknown") for step in applied}
     at_it = sorted(minion for minion, summary in minions.items() if summary.get("silent"))
     failed = [_first_line(step) for step in applied if step.get("result") is not True]
     if not minions and "unknown" not in reasons:

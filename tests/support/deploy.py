@@ -7,7 +7,6 @@ import signal
 import psutil
 import yaml
 
-from tests.support import process
 from tests.support.salt import Config, Result, states
 from tests.support.wait import until
 
@@ -46,7 +45,7 @@ def variant(site, folder, **options):
 
 
 class Midway:
-    """A deploy in the background, which waits on each minion in the middle of its states until it may :py:meth:`go`."""
+    """Deploys in the background, which wait on each minion in the middle of their states until they may ``go``."""
 
     def __init__(self, site, folder):
         self.site = site
@@ -81,7 +80,8 @@ class Midway:
         """Let everything end, on the minions too."""
         self.go()
         for started in self.started:
-            process.end(started)
+            started.kill()
+            started.communicate()
         until(self._nothing_runs, timeout=120, what="the states to end")
 
     def _nothing_runs(self):

@@ -1,12 +1,12 @@
 """How ``deploytoken.released`` reads the steps before it. They are frozen, as Salt hands them to a state."""
 
-import importlib.util
 import json
-import pathlib
 import shlex
 
 import pytest
 from salt.utils.immutabletypes import freeze
+
+from tests.support import steps
 
 BOOT, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 REF = "f9c2a1b0"
@@ -21,10 +21,7 @@ class Orchestration:
     """A state's dunders in an orchestration, with minions a and b, and a token that remembers what it was told."""
 
     def __init__(self):
-        path = pathlib.Path(__file__).parents[2] / "_states" / "deploytoken.py"
-        spec = importlib.util.spec_from_file_location("deploytoken_states", path)
-        self.module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.module)
+        self.module = steps.load("deploytoken")
         self.told = []
         self.boots = {"a": BOOT, "b": BOOT}
         self.release_fails = None
@@ -106,6 +103,10 @@ def test_a_highstate_without_a_clear_success_is_a_failure(orchestration, result)
 
 def test_a_step_that_fell_over_may_have_begun_and_keeps_the_token_held(orchestration):
     orchestration.applied.update(result=False, minions={}, reason="unknown", comment="KeyError: 'x'")
+    assert "KeyError" in kept(orchestration)
+    # What Salt makes of an exception in a state has nothing else.
+    orchestration.applied.clear()
+    orchestration.applied.update(result=False, comment="An exception occurred in this state: KeyError", changes={})
     assert "KeyError" in kept(orchestration)
 
 

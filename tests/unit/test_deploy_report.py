@@ -1,23 +1,19 @@
 """The page at the end of a deploy: what it shows, that it fits, and that it hides no failure."""
 
-import importlib.util
 import json
-import pathlib
 import shlex
 
 import pytest
 from salt.utils.immutabletypes import freeze
+
+from tests.support import steps
 
 REF = "f9c2a1b0"
 
 
 @pytest.fixture(scope="module")
 def report():
-    path = pathlib.Path(__file__).parents[2] / "_states" / "deployreport.py"
-    spec = importlib.util.spec_from_file_location("deployreport_states", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return steps.load("deployreport")
 
 
 def ended(result, changed=(), failed=(), silent=False, seconds=12.0):
@@ -97,8 +93,8 @@ def test_success_shows_the_entry(report, deployed):
 
 
 def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
-    steps = [step("idle", False, "spider runs\nconsent:\n  by: WHO"), step("token", False, "requisite", ran=False)]
-    page = report.page(steps, {"target": ["a", "b"], "reason": "it's"}, REF)
+    found = [step("idle", False, "spider runs\nconsent:\n  by: WHO"), step("token", False, "requisite", ran=False)]
+    page = report.page(found, {"target": ["a", "b"], "reason": "it's"}, REF)
     assert page.startswith("NOTHING DEPLOYED\na, b\nit's\n")
     assert "\nconsent:\n  by: WHO\n" in page
     again = shlex.split(page.splitlines()[-1])
@@ -110,7 +106,7 @@ def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
 )
 def test_the_page_hides_no_failure(report, results, expected):
     report.__opts__ = {"test": False}
-    report.__pillar__ = freeze({"deploy": DEPLOY})
+    report.__pillar__ = {"deploy": DEPLOY}
     report.__running__ = freeze({f"a_|-{n}_|-x_|-y": step(f"step {n}", result) for n, result in enumerate(results)})
     ret = report.shown("report", REF)
     assert ret["result"] is expected

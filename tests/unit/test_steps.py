@@ -1,0 +1,117 @@
+"""
+The steps of a deploy are not fooled: only a clear success of their runner is one.
+
+What Salt makes of runners that fail (measured on 3008.3): without ``full_return`` a text that looks like any answer;
+with it ``success: True`` for whatever a runner returned, ``False`` and ``None`` included, and for a ``TypeError``.
+"""
+
+import pytest
+from salt.utils.immutabletypes import freeze
+
+from tests.support import steps
+
+REF = "f9c2a1b0"
+MINIONS = {minion: {"result": True, "changed": [], "failed": [], "silent": False, "seconds": 1} for minion in "ab"}
+APPLIED = {"minions": MINIONS, "failed": [], "not_started": [], "expected": ["a", "b"], "returns": {}}
+
+#: Each step: how it is called, and what its runner returns when all is well.
+STEPS = {
+    "deploystates.applied": ({"target": "*", "ref": REF}, APPLIED),
+    "busy.idle": ({"target": "*"}, {"idle": True, "expected": ["a", "b"], "minions": {}, "consented": None}),
+    "deployrepos.latest": ({}, {"repositories": {"a": {"before": "1", "after": "2", "behind": 0, "subjects": []}}}),
+    "deploytoken.held": ({"reason": "x", "ref": REF}, {"held_by": "Alice", "ref": REF, "reason": "x", "since": "y"}),
+}
+
+
+def run(name, answer, running=(), **more):
+    state, _, function = name.partition(".")
+    asked = []
+
+    def runner(function, full_return=False, **kwargs):
+        assert full_return is True
+        asked.append(kwargs)
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    module = steps.load(state, opts={"test": False}, salt={"saltutil.runner": runner}, running=freeze(dict(running)))
+    return getattr(module, function)("step", **{**STEPS[name][0], **more}), asked
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_clear_success_is_one(name):
+    ret, _ = run(name, {"return": STEPS[name][1], "success": True})
+    assert ret["result"] is True, ret
+
+
+NO_ANSWERS = [
+    None,
+    "",
+    "Exception occurred in runner: Traceback …\nKeyError: 'x'",
+    {},
+    {"return": None, "success": True},
+    {"return": False, "success": True},
+    {"return": True, "success": True},
+    {"return": {}, "success": True},
+    {"return": {"result": True}, "success": True},
+    {"return": "'x' is not available.", "success": True},
+    {"return": "Passed invalid arguments: …", "success": True},
+    {"return": ["a"], "success": True},
+]
+
+
+@pytest.mark.parametrize("name", STEPS)
+@pytest.mark.parametrize("answer", NO_ANSWERS, ids=str)
+def test_whatever_else_a_runner_returns_fails_the_step(name, answer):
+    ret, _ = run(name, answer)
+    assert ret["result"] is False
+    assert ret["comment"].strip()
+    assert ret["changes"] == {}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_a_success_with_a_return_code_is_none(name):
+    assert run(name, {"return": {**STEPS[name][1], "retcode": 5}, "success": True})[0]["result"] is False
+    assert run(name, {"return": STEPS[name][1], "success": False})[0]["result"] is False
+    assert run(name, {"return": STEPS[name][1]})[0]["result"] is False
+
+
+def applied(**changed):
+    return run("deploystates.applied", {"return": {**APPLIED, **changed}, "success": True})[0]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"minions": {}},
+        {"minions": {}, "expected": []},
+        {"minions": {"a": MINIONS["a"]}},
+        {"expected": ["a", "b", "c"]},
+        {"expected": None},
+        {"failed": ["b"]},
+        {"not_started": ["c"]},
+        {"minions": {**MINIONS, "b": {**MINIONS["b"], "result": False}}},
+        {"minions": {**MINIONS, "b": {**MINIONS["b"], "result": "True"}}},
+    ],
+    ids=str,
+)
+def test_states_are_applied_only_if_everybody_who_was_expected_says_so(changed):
+    assert applied(**changed)["result"] is False
+
+
+def test_those_are_deployed_who_were_asked_whether_they_are_idle():
+    busy = {
+        "busy_|-idle_|-idle_|-idle": {"expected": ["a", "b", "z"], "__run_num__": 2},
+        "busy_|-still idle_|-still idle_|-idle": {"expected": ["b", "a"], "__run_num__": 4},
+    }
+    _, (asked,) = run("deploystates.applied", {"return": APPLIED, "success": True}, busy)
+    assert (asked["target"], asked["target_type"]) == ("a,b", "list")
+
+
+@pytest.mark.parametrize("word", ["subset", "allow_fail", "fail_minions", "expect_minions", "failhard", "tgt"])
+def test_what_makes_salt_state_succeed_without_a_minion_cannot_be_asked_for(word):
+    deploy = {"target": "*", "reason": "x", word: True}
+    module = steps.load("deploytoken", pillar={"deploy": deploy})
+    ret = module.requested("request")
+    assert ret["result"] is False
+    assert word in ret["comment"]
