@@ -5,10 +5,9 @@ import re
 import shlex
 
 import pytest
-import yaml
 
-from tests.support.deploy import STEPS, comment, deploy, held, results
-from tests.support.salt import CHECKOUT, Config, states
+from tests.support.deploy import REASON, STEPS, comment, deploy, held, results, variant
+from tests.support.salt import CHECKOUT, states
 
 
 def test_a_deploy_goes_from_the_repositories_to_the_history(site, redmine):
@@ -22,11 +21,34 @@ def test_a_deploy_goes_from_the_repositories_to_the_history(site, redmine):
     assert re.search(r"^\* .* upgrade PostgreSQL \(ref [a-f][0-9a-f]{7}\)", redmine.text(site.page), re.MULTILINE)
 
 
-def test_sls_deploys_the_named_parts_only(site, tmp_path):
-    answer = deploy(site, sls=["part"])
+def publishes(config, function):
+    return len([job for job in config.run("jobs.list_jobs").data.values() if job["Function"] == function])
+
+
+def test_the_graceful_way_deploys_named_parts_of_many_while_spiders_run(site, redmine, tmp_path):
+    config = variant(site, tmp_path / "etc", nodegroups={"kingfisher": "docs or kingfisher-*"})
+    site.sls("part", "{{ grains.id }}:\n  file.touch:\n    - name: " + f"{tmp_path}/part-{{{{ grains.id }}}}\n")
+    site.busy(9)
+    before = [publishes(config, function) for function in ("busy.check", "state.sls", "state.highstate")]
+    request = {"target": "N@kingfisher and not ghost", "target_type": "compound", "batch": "50%"}
+    answer = deploy(config, **request, sls=["part"], saltenv="base", consent="Jane Doe, helpdesk")
     assert answer.code == 0, answer
-    assert (tmp_path / "part").exists()
+    assert (tmp_path / "part-docs").exists()
+    assert (tmp_path / "part-kingfisher-main").exists()
     assert not site.changed.exists()
+    after = [publishes(config, function) for function in ("busy.check", "state.sls", "state.highstate")]
+    assert [now - then for now, then in zip(after, before, strict=True)] == [2, 2, 0]  # two looks, two batches
+    entry = next(line for line in redmine.text(site.page).splitlines() if line.startswith("* "))
+    assert "Jane Doe, helpdesk" in entry
+    assert "spider uganda" in entry
+    page = " ".join(comment(answer, "report").split())
+    assert "Consent: Jane Doe, helpdesk: spider uganda" in page
+    assert "1 changed: kingfisher-main" in page
+    assert REASON in page
+    # What goes on meanwhile is on standard error.
+    assert "batch 2 of 2: kingfisher-main" in answer.stderr
+    assert "kingfisher-main: done in" in answer.stderr
+    assert "deploytoken.release: done" in answer.stderr
 
 
 def test_a_busy_minion_stops_the_deploy_before_the_token_and_names_whom_to_ask(site, redmine):
@@ -39,16 +61,6 @@ def test_a_busy_minion_stops_the_deploy_before_the_token_and_names_whom_to_ask(s
     assert "Jane Doe" in comment(answer, "idle")
     assert not site.changed.exists()
     assert redmine.text(site.page) == before
-
-
-def test_consent_lets_a_busy_minion_through_and_is_in_the_history(site, redmine):
-    site.busy(9)
-    answer = deploy(site, consent="Jane Doe, helpdesk")
-    assert answer.code == 0, answer
-    assert site.changed.exists()
-    entry = next(line for line in redmine.text(site.page).splitlines() if line.startswith("* "))
-    assert "Jane Doe, helpdesk" in entry
-    assert "spider uganda" in entry
 
 
 def test_a_minion_that_became_busy_meanwhile_stops_the_deploy_and_the_token_is_given_back(site, redmine):
@@ -174,11 +186,8 @@ def test_a_wiki_that_is_away_stops_the_deploy(site, redmine):
 
 
 def test_a_master_wide_failhard_does_not_skip_the_cleanup(site, tmp_path, redmine):
-    folder = tmp_path / "etc"
-    folder.mkdir()
-    (folder / "master").write_text(yaml.safe_dump({**site.options, "failhard": True}))
     site.fail.touch()
-    answer = Config(folder).orchestrate(target="docs", reason="upgrade PostgreSQL", on_failure="release")
+    answer = deploy(variant(site, tmp_path / "etc", failhard=True), on_failure="release")
     assert answer.code == 1
     assert "FAILED" in redmine.text(site.page), answer
 

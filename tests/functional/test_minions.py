@@ -1,0 +1,51 @@
+"""Whom a target means, as the master knows it before anybody is asked."""
+
+import pathlib
+
+import pytest
+
+from saltext.deploytoken import errors
+
+
+@pytest.fixture
+def opts(loaders):
+    opts = loaders(nodegroups={"web": "web* and not web2", "all": "N@web or L@db,web2"}).opts
+    keys = pathlib.Path(opts["pki_dir"]) / "minions"
+    keys.mkdir(parents=True)
+    for minion in ("web1", "web2", "web3", "db"):
+        (keys / minion).touch()
+    return opts
+
+
+@pytest.mark.parametrize(
+    ("target", "target_type", "expected"),
+    [
+        ("web*", "glob", ["web1", "web2", "web3"]),
+        ("web1,db", "list", ["db", "web1"]),
+        (["web1", "db"], "list", ["db", "web1"]),
+        ("web[13]", "pcre", ["web1", "web3"]),
+        ("web* and not L@web1,web3 or db", "compound", ["db", "web2"]),
+        ("web", "nodegroup", ["web1", "web3"]),
+        ("all", "nodegroup", ["db", "web1", "web2", "web3"]),
+        ("nobody*", "glob", []),
+    ],
+)
+def test_a_target_means_these_minions(opts, target, target_type, expected):
+    from saltext.deploytoken import minions
+
+    assert minions.expect(opts, target, target_type) == (expected, {})
+
+
+def test_a_listed_minion_without_a_key_is_named(opts):
+    from saltext.deploytoken import minions
+
+    expected, unknown = minions.expect(opts, "web1, web9", "list")
+    assert expected == ["web1"]
+    assert "salt-key" in unknown["web9"]
+
+
+def test_a_type_that_salt_does_not_have_is_refused(opts):
+    from saltext.deploytoken import minions
+
+    with pytest.raises(errors.Invalid, match="target_type: 'globb' is none of glob"):
+        minions.expect(opts, "web*", "globb")
