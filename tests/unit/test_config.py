@@ -3,6 +3,7 @@
 import dataclasses
 
 import pytest
+import trustme
 
 from saltext.deploytoken import config, errors
 
@@ -47,10 +48,11 @@ def test_a_section_that_is_no_mapping_is_refused(section):
     [
         ("store", [3, ["x"], "a\nb", " "]),
         ("name", [3, "", "Al\tice", ["Alice"]]),
-        ("nobody", [False, "", "no\nbody"]),
+        ("nobody", [False, "", "no\nbody", "*", "nobody (free)", "Held by:"]),
         ("timeout", [0, -1, "soon", True, 3601, "2h", []]),
         ("deadline", [0, "x", None, 4000]),
-        ("verify", [None, 0, [], {}]),
+        # False, and what requests would take for it, must not switch anything off.
+        ("verify", [False, None, 0, 1, "", [], {}, "no", "ca.pem", "/nonexistent/ca.pem", "/", __file__]),
         ("history", ["x", [], 3]),
         ("api_key", ["", " ", None, 3, "two words", "sch\u00f6n", "sdb://vault/key"]),
         ("api_key_file", ["", None, 3, "/nonexistent/key", "/"]),
@@ -65,7 +67,7 @@ def test_every_mistake_names_its_key(key, values):
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("heading", ["", 3, "a\nb"]),
+        ("heading", ["", 3, "a\nb", "** : **", "#", "## History", "h2. History", "C#"]),
         ("newest", ["top", 3]),
         ("entry", ["", "no list {ref}", "* {who} {ref}", "* {ref", "* {name}: {summary}", "* {} {ref}", 3]),
         ("typo", ["x"]),
@@ -81,6 +83,10 @@ def test_an_unknown_key_is_answered_with_the_known_ones():
 
     assert "api_key_file" in message
     assert "store" in message
+
+
+def test_a_key_that_yaml_reads_as_a_number_is_told_from_a_missing_one():
+    refused(r"^deploytoken\.api_key: YAML reads it as a number; put it into quotes", api_key=int("12" * 20))
 
 
 @pytest.mark.parametrize("value", [None, "sdb://vault/redmine_api_key"])
@@ -112,9 +118,16 @@ def test_an_api_key_is_in_no_representation():
     assert KEY not in repr(dataclasses.replace(parsed, name="Alice"))
 
 
-def test_certificates_are_verified_unless_somebody_says_false():
-    assert parse(verify="/etc/ssl/ca.pem").verify == "/etc/ssl/ca.pem"
-    assert parse(verify=False).verify is False
+def test_certificates_are_always_verified_and_with_the_file_that_is_given(tmp_path):
+    path = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(path)
+
+    assert parse(verify=str(path)).verify == str(path)
+    assert parse(verify=True).verify is True
+    assert "always verified" in refused(r"^deploytoken\.verify: ", verify=False)
+    assert "No such file" in refused(r"^deploytoken\.verify: ", verify="/nonexistent/ca.pem")
+    path.write_text("-----BEGIN CERTIFICATE-----\n")
+    refused(r"^deploytoken\.verify: .*PEM", verify=str(path))
 
 
 def test_a_key_file_that_everybody_can_read_is_found(tmp_path):

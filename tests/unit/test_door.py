@@ -98,7 +98,7 @@ def test_durations(value, seconds):
     assert door.duration(value, "wait") == seconds
 
 
-@pytest.mark.parametrize("value", ["soon", "-5", -5, True, "", "1w", [], {}, "5m5s", "1e3"])
+@pytest.mark.parametrize("value", ["soon", "-5", -5, True, "", "1w", [], {}, "5m5s", "1e3", "367d", "9" * 400])
 def test_a_wrong_duration_is_refused_and_named(value):
     refuses(door.duration, value, "wait")
 

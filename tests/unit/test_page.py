@@ -1,5 +1,8 @@
 """The page as text: what is ours is read and written, and every other byte comes back as it was."""
 
+import contextlib
+import time
+
 import pytest
 
 from saltext.deploytoken import errors, page
@@ -22,6 +25,12 @@ ENTRY = "* 2026-11-22 23:10 UTC Alice: upgraded (ref 3f9c2a1b)"
         "_Held by:_ nobody  ",
         "held by: Nobody",
         "\ufeffHeld by: nobody",
+        "Held by : nobody",
+        "*Held by\u00a0:* nobody",
+        "\u00a0Held\u00a0by:\u00a0nobody\u2003",
+        "Held by: *nobody*",
+        "*Held by:* _nobody_",
+        "**Held by**: **nobody**",
     ],
 )
 @pytest.mark.parametrize("eol", ["\n", "\r\n", "\r"])
@@ -37,8 +46,90 @@ def test_the_line_is_found_in_every_form_and_its_marks_survive(line, eol):
     )
 
 
-def test_a_name_typed_by_a_person_is_a_hold_without_a_ref():
-    assert page.read("Held by: Bob\n") == page.Hold("Bob")
+@pytest.mark.parametrize("line", ["Held by: Bob", "Held by: *Bob*", "*Held by: Bob*", "Held by:\u00a0Bob\u00a0"])
+def test_a_name_typed_by_a_person_is_a_hold_without_a_ref(line):
+    assert page.read(f"{line}\n") == page.Hold("Bob")
+
+
+def test_a_full_stop_after_nobody_does_not_make_it_a_name():
+    assert page.read("Held by: nobody.\n") is None
+    assert page.read(page.write("Held by: nobody.\n", ALICE)) == ALICE
+    assert page.read("Held by: No one.\n", "no one.") is None
+
+
+@pytest.mark.parametrize(
+    "said", ["nobody (Bob was here)", "Nobody but Bob", "nobody, until 5", "\u200bnobody", "*nobody"]
+)
+def test_nobody_with_a_remark_is_neither_free_nor_a_name(said):
+    with pytest.raises(errors.StoreError, match="which is neither 'nobody' nor a name; edit the page"):
+        page.read(f"Held by: {said}\n")
+    assert page.read("Held by: nobodyson\n") == page.Hold("nobodyson")
+
+
+def test_a_team_may_have_another_word_for_nobody():
+    free = "Held by: niemand\n"
+    assert page.read(free, "niemand") is None
+    assert page.write(page.write(free, ALICE, "niemand"), None, "niemand") == free
+    assert page.read("Held by: nobody\n", "niemand") == page.Hold("nobody")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "| Held by: | Bob |",
+        "|_. Held by: | Bob |",
+        "* Held by: Bob",
+        "- *Held by:* Bob",
+        "> Held by: Bob",
+        "## Held by: Bob",
+        "\u200bHeld by: Bob",
+    ],
+)
+def test_a_line_that_people_may_go_by_is_not_passed_over(other):
+    """The line that can be read may be an example; the one that people keep stands in a table, say."""
+    with pytest.raises(errors.StoreError, match=r"2 lines 'Held by: …' \(lines 1, 5\)"):
+        page.read(f"{other}\n\nHow it works:\n<pre>\nHeld by: nobody\n</pre>\n")
+    with pytest.raises(errors.StoreError, match=r"in a list, a table or a quotation \(line 2\)"):
+        page.read(f"\n{other}\n")
+    assert page.count_holders(f"{other}\n") == 1
+
+
+def test_a_line_in_a_comment_or_a_code_block_is_counted_too():
+    for begin, end in (("<!--", "-->"), ("```", "```"), ("<pre>", "</pre>")):
+        with pytest.raises(errors.StoreError, match="2 lines"):
+            page.read(f"Held by: Bob\n\n{begin}\nHeld by: nobody\n{end}\n")
+
+
+def test_a_holder_longer_than_any_line_of_ours_is_refused():
+    with pytest.raises(errors.StoreError, match="more than 1000 characters"):
+        page.read("Held by: " + "x" * 1001)
+
+
+LONG = [
+    unit * (100_000 // len(unit))
+    for unit in (" (", "#", "# ", "*", "_*", "a: ", ": ", " ", "-|", "=", "held by ", "; since ")
+]
+
+
+@pytest.mark.parametrize("filler", LONG, ids=lambda filler: repr(filler[:8]))
+def test_no_line_however_long_takes_long(filler):
+    template = "* {until} {name}: {summary}{notes} (ref {ref})"
+    begun = time.process_time()
+    for line in (
+        f"Held by: {filler}",
+        f"Held by{filler}",
+        f"h2. {filler}x",
+        f"# {filler}x",
+        f"{filler}x",
+        f"* {filler} 3f9c2a1b",
+    ):
+        with contextlib.suppress(errors.StoreError):
+            page.read(line)
+        text = f"Held by: nobody\nh2. History\n{line}\n"
+        page.entries(text, "3f9c2a1b", template)
+        page.add_entry(text, "| x |")
+    # A tenth of a second each; with a gap in a pattern for each field it was minutes.
+    assert time.process_time() - begun < 5
 
 
 def test_a_reason_edited_by_hand_is_still_the_same_hold():
@@ -175,6 +266,25 @@ def test_a_reason_with_our_marks_is_refused(bad):
 def test_a_summary_that_would_pass_for_another_entry_is_refused(bad):
     with pytest.raises(errors.Invalid, match=r"^summary: "):
         page.check_summary(bad)
+
+
+@pytest.mark.parametrize("check", [page.check_name, page.check_reason, page.check_summary])
+@pytest.mark.parametrize("bad", ["Held by: x", "so held  by *: x", "was taken over by Bob", "Taken Over By"])
+def test_words_that_mark_a_line_or_an_entry_are_refused_everywhere(check, bad):
+    with pytest.raises(errors.Invalid, match=r"must not hold '(Held by:|taken over by)'"):
+        check(bad)
+
+
+def test_an_entry_that_begins_with_a_name_is_no_holders_line():
+    with pytest.raises(errors.Invalid, match="must not end with 'Held by'"):
+        page.check_name("Held by")
+
+
+@pytest.mark.parametrize("heading", ["History:", "Historia", "*History*"])
+def test_a_heading_is_found_again_however_it_is_configured(heading):
+    once = page.add_entry("Held by: nobody\n", ENTRY, heading)
+    twice = page.add_entry(once, "* next (ref 11111111)", heading)
+    assert twice.count(f"h2. {heading}") == 1
 
 
 def test_times_on_the_page_are_utc_and_read_back():

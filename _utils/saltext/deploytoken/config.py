@@ -18,12 +18,13 @@ The master's configuration under the one key ``deploytoken``, checked as a whole
 ``store: sqlite:////var/lib/deploytoken/token.db`` keeps the page in a local file instead.
 """
 
+import ssl
 import stat
 import string
 from dataclasses import dataclass
 from pathlib import Path
 
-from saltext.deploytoken import door, errors
+from saltext.deploytoken import door, errors, page
 
 #: What an entry template may name.
 ENTRY_FIELDS = ("since", "until", "name", "reason", "summary", "notes", "ref")
@@ -54,7 +55,7 @@ class Config:
     timeout: float = 10.0
     deadline: float = 60.0
     nobody: str = "nobody"
-    verify: bool | str = True
+    verify: bool | str = True  # never False
     history: History = History()
     repositories: object = None
 
@@ -83,7 +84,7 @@ def parse(opts):
         name=_text(raw, "name"),
         timeout=_seconds(raw, "timeout", Config.timeout),
         deadline=_seconds(raw, "deadline", Config.deadline),
-        nobody=_text(raw, "nobody") or Config.nobody,
+        nobody=_nobody(raw),
         verify=_verify(raw),
         history=_history(raw.get("history")),
         repositories=raw.get("repositories"),
@@ -136,10 +137,32 @@ def _seconds(raw, name, default):
     return value
 
 
+def _nobody(raw):
+    value = _text(raw, "nobody")
+    # It stands where a name stands, and must be read back as a name is.
+    return Config.nobody if value is None else page.check_name(value, "deploytoken.nobody", nobody="")
+
+
 def _verify(raw):
+    """
+    Return True, or the path of a file that certificates are verified with; nothing switches verification off.
+
+    requests would take any false value for "do not verify", and raises an OSError for a path that is not there.
+    """
     value = raw.get("verify", True)
-    if not isinstance(value, bool | str):
-        raise errors.Invalid("deploytoken.verify: must be true, false, or the path of a file of CA certificates")
+    if value is True:
+        return True
+    if not isinstance(value, str) or not value.startswith("/"):
+        raise errors.Invalid(
+            "deploytoken.verify: certificates are always verified; give the path of a file of CA certificates, or"
+            " leave it out"
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cafile=value)
+    except ssl.SSLError:
+        raise errors.Invalid(f"deploytoken.verify: {value} has no CA certificates in PEM form") from None
+    except OSError as exc:
+        raise errors.Invalid(f"deploytoken.verify: cannot read {value}: {exc.strerror}") from None
     return value
 
 
@@ -148,6 +171,8 @@ def _api_key(raw):
         raise errors.Invalid("deploytoken.api_key: give api_key or api_key_file, not both")
     if "api_key" in raw:
         value = raw["api_key"]
+        if isinstance(value, int | float):
+            raise errors.Invalid("deploytoken.api_key: YAML reads it as a number; put it into quotes")
         # Salt resolves sdb:// itself: a missing secret becomes None, an unknown profile stays as it is written.
         if not isinstance(value, str) or not value.strip() or value.startswith("sdb://"):
             raise errors.Invalid("deploytoken.api_key: empty, or an sdb:// address that Salt could not resolve")
@@ -182,6 +207,7 @@ def _history(raw):
     _refuse_unknown(raw, History.__dataclass_fields__, "deploytoken.history")
     values = {name: _text(raw, name, "deploytoken.history") for name in raw}
     history = History(**{name: value for name, value in values.items() if value is not None})
+    page.check_heading(history.heading, "deploytoken.history.heading")
     if history.newest not in ("first", "last"):
         raise errors.Invalid("deploytoken.history.newest: must be first or last")
     try:

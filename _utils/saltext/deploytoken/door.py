@@ -17,6 +17,7 @@ import time
 from saltext.deploytoken import errors
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_YEAR = 366 * 86400
 
 
 def command(function):
@@ -89,7 +90,7 @@ def _refusal(error, context):
 
 def duration(value, key):
     """
-    Return seconds for ``90``, ``"90"``, ``"45s"``, ``"15m"``, ``"2h"`` or ``"1d"``; None stays None.
+    Return seconds for ``90``, ``"90"``, ``"45s"``, ``"15m"``, ``"2h"`` or ``"1d"``, up to a year; None stays None.
 
     :raises errors.Invalid: with ``key`` in the message.
     """
@@ -98,7 +99,10 @@ def duration(value, key):
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip()) if not isinstance(value, bool) else None
     if not match:
         raise errors.Invalid(f"{key}: {value!r} is not a duration; write 45s, 15m, 2h or 1d")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    seconds = float(match[1]) * _UNITS[match[2] or "s"]
+    if seconds > _YEAR:
+        raise errors.Invalid(f"{key}: {str(value)[:40]!r} is more than a year")
+    return seconds
 
 
 def words(value, key):

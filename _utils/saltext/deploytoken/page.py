@@ -19,20 +19,28 @@ from saltext.deploytoken import errors
 #: Times on the page, in UTC.
 TIME = "%Y-%m-%d %H:%M UTC"
 
-#: How the entry of a hold begins that somebody else ended; no other summary may begin so.
+#: By these words the entry of a hold is known that somebody else ended; nothing else in an entry may hold them.
 TAKEN_OVER = "taken over by"
+
+#: More than we ever write after ``Held by:``; reading a line takes the square of its length.
+_MOST = 1000
 
 # Only these end a line in Redmine; str.splitlines would also split at U+2028 and its like, which names may hold.
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
+# People type, and paste, other spaces than U+0020; before a colon too, where their language has one there.
 _HOLDER = re.compile(
-    r"(?P<before>\ufeff?[ \t]*(?P<marks>[*_]{0,3})held by(?P<colon>[*_]{0,3}:[*_]{0,3})[ \t]*)(?P<rest>.*)", re.I
+    r"(?P<before>\ufeff?\s*(?P<marks>[*_]{0,3})held\s+by(?P<colon>\s?[*_]{0,3}\s?:[*_]{0,3})\s*)(?P<rest>.*)",
+    re.I | re.DOTALL,
 )
+# Wider: in a table, a list or a quotation as well. Such a line may be the one that people go by.
+_LIKE_HOLDER = re.compile(r"[\W_]*held\s+by[\W_]*:", re.I)
+_MARKED = re.compile(r"(?P<marks>[*_]{1,3})(?P<inner>[^*_].*)", re.DOTALL)
 # Wider than what we write: a person may have edited the reason by hand, and it is still the same hold.
 _HOLD = re.compile(
     r"(?P<name>.+?) \((?P<reason>.*); since (?P<since>[^;]+?)(?:; expected until (?P<until>[^;]+?))?"
     r"; ref (?P<ref>[0-9a-f]{8})\)"
 )
-_HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*?)[ \t#]*", re.I)
+_HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*)", re.I | re.DOTALL)
 _UNDERLINE = re.compile(r"(?:=+|-{2,})[ \t]*")
 _TABLE_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t:|-]*)?")
 _REF = "(?P<ref>[0-9a-f]{8})"
@@ -52,30 +60,37 @@ class Hold:
 
 @dataclass(frozen=True)
 class _Holder:
-    """Where the holder's value stands in the text."""
+    """Where the holder's value stands in the text, and whether it stands in marks of its own."""
 
     value: str
     start: int
     end: int
+    marked: bool
 
 
 def read(text, nobody="nobody"):
     """
     Return the :class:`Hold` that the page names, or None when nobody holds the token.
 
-    :raises errors.StoreError: when there is no holder's line, more than one, or an empty one.
+    :raises errors.StoreError: when there is no holder's line, more than one, or one that does not say it.
     """
     value = _find(text).value
-    if value.casefold() == nobody.casefold():
+    if value.rstrip(" .").casefold() == nobody.rstrip(" .").casefold():
         return None
     match = _HOLD.fullmatch(value)
-    return Hold(**match.groupdict()) if match else Hold(name=value)
+    if match:
+        return Hold(**match.groupdict())
+    if re.match(rf"\W*{re.escape(nobody)}(?!\w)", value, re.I):
+        raise errors.StoreError(
+            f"the page's 'Held by:' says {value[:100]!r}, which is neither {nobody!r} nor a name; edit the page"
+        )
+    return Hold(name=value)
 
 
 def write(text, hold, nobody="nobody"):
     """Return the page with ``hold`` (None for nobody) in the holder's line, and no other byte changed."""
     holder = _find(text)
-    gap = " " if text[holder.start - 1 : holder.start] not in (" ", "\t") else ""
+    gap = "" if holder.marked or text[holder.start - 1].isspace() else " "
     return text[: holder.start] + gap + (nobody if hold is None else line(hold)) + text[holder.end :]
 
 
@@ -88,8 +103,8 @@ def line(hold):
 
 
 def count_holders(text):
-    """Return how many holder's lines the page has; one is right."""
-    return sum(_HOLDER.fullmatch(_bare(item)) is not None for item in _lines(text))
+    """Return how many lines the page has that could be the holder's; one is right."""
+    return sum(_LIKE_HOLDER.match(_bare(item)) is not None for item in _lines(text))
 
 
 def has_section(text, heading="History"):
@@ -123,18 +138,36 @@ def add_entry(text, entry, heading="History", newest="first"):
 
 def entries(text, ref, template):
     """Return the lines, stripped, that ``template`` could have written for the hold ``ref``."""
+    parts = list(string.Formatter().parse(template))
+    fields = [field for _, field, _, _ in parts]
+    at = fields.index("ref")
+    literals = [literal for literal, *_ in parts[: at + 1]]
     # What people wrote may mention another hold's ref: ours is the last on the line if their words come before it.
-    fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
-    anything = ".*" if {"name", "reason", "summary", "notes"} & set(fields[: fields.index("ref")]) else ".*?"
-    parts = []
-    for literal, field, _, _ in string.Formatter().parse(template):
-        parts.append(re.escape(literal))
-        if len(parts) > 1 and parts[-2] == _REF:
-            break  # not to the line's end: a person may have added a remark
-        parts.append(_REF if field == "ref" else anything if field else "")
-    entry = re.compile("".join(parts))
-    found = ((bare, entry.match(bare)) for bare in (_bare(item).strip() for item in _lines(text)))
-    return [bare for bare, match in found if match and match["ref"] == ref]
+    last = bool({"name", "reason", "summary", "notes"} & set(fields[:at]))
+    found = (_bare(item).strip() for item in _lines(text))
+    # A look for the ref first: a History is long.
+    return [bare for bare in found if ref in bare and _ref_of(bare, literals, last) == ref]
+
+
+def _ref_of(bare, literals, last):
+    """
+    Return the ref on a line that has the template's ``literals`` in their order, the last of them before the ref.
+
+    Not one regular expression: with a gap for each field, it would take the fourth power of a long line's length.
+    """
+    if not bare.startswith(literals[0]):
+        return None
+    start = 0
+    for literal in literals[:-1]:
+        start = bare.find(literal, start) + len(literal)
+        if start < len(literal):
+            return None
+    mark = re.compile(re.escape(literals[-1]) + _REF)
+    if len(literals) == 1:
+        match = mark.match(bare)
+        return match and match["ref"]
+    refs = [match["ref"] for match in mark.finditer(bare, start)]
+    return (refs[-1] if last else refs[0]) if refs else None
 
 
 def render_entry(template, hold, *, until, summary, notes=()):
@@ -200,16 +233,16 @@ def check_reason(reason, key="reason"):
 
 
 def check_summary(summary, key="summary"):
-    """Return ``summary`` if a History entry can carry it; see :func:`check_name`."""
-    summary = check_note(summary, key)
-    if summary.casefold().startswith(TAKEN_OVER):
-        raise errors.Invalid(f"{key}: must not begin with {TAKEN_OVER!r}, which marks a hold that somebody else ended")
-    return summary
+    """Return ``summary``, or a note after it, if a History entry can carry it; see :func:`check_name`."""
+    return _check_line(summary, key, "|", most=500)
 
 
-def check_note(note, key):
-    """Return ``note`` if a History entry can carry it after its summary; see :func:`check_name`."""
-    return _check_line(note, key, "|", most=500)
+def check_heading(heading, key):
+    """Return ``heading`` if it is found again below its marks; see :func:`check_name`."""
+    found = all(has_section(f"{mark} {heading}", heading) for mark in ("h2.", "##"))
+    if not found or _HEADING.fullmatch(heading) or not _plain(heading):
+        raise errors.Invalid(f"{key}: give the words alone, without the marks of a heading")
+    return heading
 
 
 def initial(markup="textile", nobody="nobody", heading="History"):
@@ -225,8 +258,9 @@ def initial(markup="textile", nobody="nobody", heading="History"):
 
 def _check_holder(value, key):
     value = _check_line(value, key, _BRACKETS, most=200)
-    if re.search(r"held by\W*:", value, re.I):
-        raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
+    # At its end as well: an entry may go on with a colon after the name.
+    if re.search(r"held\s+by[\W_]*$", value, re.I):
+        raise errors.Invalid(f"{key}: must not end with 'Held by', which marks the holder's line")
     return value
 
 
@@ -238,25 +272,39 @@ def _check_line(value, key, forbidden, most):
     if bad := next((char for char in value if not char.isprintable() or char in forbidden), None):
         what = f"{bad!r} " if bad.isprintable() else f"the control character {bad!r} "
         raise errors.Invalid(f"{key}: {what}cannot stand on the page's line; leave it out")
+    if re.search(r"held\s+by[\W_]*:", value, re.I):
+        raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
+    if TAKEN_OVER in value.casefold():
+        raise errors.Invalid(f"{key}: must not hold {TAKEN_OVER!r}, which marks a hold that somebody else ended")
     return value
 
 
 def _find(text):
     found = []
     start = 0
-    for item in _lines(text):
-        if match := _HOLDER.fullmatch(_bare(item)):
-            found.append(_value(match, start))
+    for number, item in enumerate(_lines(text), 1):
+        if _LIKE_HOLDER.match(_bare(item)):
+            found.append((number, start, _HOLDER.fullmatch(_bare(item))))
         start += len(item)
     if len(found) != 1:
-        count = "no line" if not found else f"{len(found)} lines"
+        count = f"{len(found)} lines" if found else "no line"
+        where = f" (lines {', '.join(str(number) for number, *_ in found)})" if found else ""
         raise errors.StoreError(
-            f"the page has {count} 'Held by: …', so nobody can tell who holds the token;"
+            f"the page has {count} 'Held by: …'{where}, so nobody can tell who holds the token;"
             " edit the page so that it has exactly one"
         )
-    if not found[0].value:
+    ((number, start, match),) = found
+    if not match:
+        raise errors.StoreError(
+            f"the page's 'Held by:' stands in a list, a table or a quotation (line {number}); edit the page so that"
+            " it stands on a line of its own"
+        )
+    holder = _value(match, start)
+    if not holder.value:
         raise errors.StoreError("the page's 'Held by:' is empty; edit the page and say who holds the token, or nobody")
-    return found[0]
+    if len(holder.value) > _MOST:
+        raise errors.StoreError(f"the page's 'Held by:' has more than {_MOST} characters; edit the page")
+    return holder
 
 
 def _value(match, start):
@@ -266,7 +314,11 @@ def _value(match, start):
     if marks and not re.search(r"[*_]", match["colon"]) and rest.endswith(marks[::-1]):
         rest = rest[: -len(marks)].rstrip()
     begin = start + match.end("before")
-    return _Holder(rest, begin, begin + len(rest))
+    # `Held by: *Bob*`: so are marks around the name alone.
+    around = _MARKED.fullmatch(rest)
+    if around and (inner := around["inner"].removesuffix(around["marks"][::-1])) != around["inner"]:
+        return _Holder(inner, begin + len(around["marks"]), begin + len(around["marks"]) + len(inner), marked=True)
+    return _Holder(rest, begin, begin + len(rest), marked=False)
 
 
 def _lines(text):
@@ -290,7 +342,8 @@ def _headings(lines):
     for number, item in enumerate(lines):
         bare = _bare(item)
         if match := _HEADING.fullmatch(bare):
-            yield number, number + 1, int(match["textile"] or len(match["markdown"])), match["title"]
+            title = match["title"].rstrip(" \t#")
+            yield number, number + 1, int(match["textile"] or len(match["markdown"])), title
         elif number and _UNDERLINE.fullmatch(bare):
             title = _bare(lines[number - 1]).strip()
             if title and title[0] not in "|*-#>":
@@ -303,9 +356,13 @@ def _section(lines, heading):
     for number, below, level, title in _headings(lines):
         if found and level <= found[1]:
             return found[0], number
-        if not found and title.strip("*_ :").casefold() == heading.casefold():
+        if not found and _plain(title) == _plain(heading):
             found = below, level
     return (found[0], len(lines)) if found else None
+
+
+def _plain(title):
+    return title.strip("*_ :").casefold()
 
 
 def _new_heading(lines, heading):

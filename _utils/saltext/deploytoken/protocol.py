@@ -225,17 +225,20 @@ def _ended(found, current, mine, sent, rules, ref, name):
     now = f"{current.name} holds the token" if current else "the token is free"
     about = describe(current, found.version)
     ref = mine.ref if mine else ref
-    entry = next(iter(page.entries(found.text, ref, rules.entry)), None) if ref else None
-    if entry and page.TAKEN_OVER not in entry:
-        return Outcome(mine or page.Hold(name=name, ref=ref), found.version, entry)
+    entries = page.entries(found.text, ref, rules.entry) if ref else []
+    for entry in entries:
+        if page.TAKEN_OVER not in entry:
+            return Outcome(mine or page.Hold(name=name, ref=ref), found.version, entry)
     if sent:
         try:
             if (yield ReadVersion(sent.version + 1)).text == sent.text:
                 return Outcome(mine, sent.version + 1)
         except errors.StoreError as exc:
             raise _doubt(ref, exc) from None
-    if entry:
-        raise errors.NotYours(f"somebody else ended the hold {ref} ({entry}); {now}; nothing was written", token=about)
+    if entries:
+        raise errors.NotYours(
+            f"somebody else ended the hold {ref} ({entries[0]}); {now}; nothing was written", token=about
+        )
     what = f"the hold {ref}" if ref else f"a hold of {name}"
     raise errors.NotYours(f"{what} is not the current one, {now}; nothing was written", token=about)
 

@@ -148,7 +148,7 @@ class Token:
     def release(self, summary, ref=None, name=None, notes=()):
         """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
         summary = page.check_summary(summary)
-        notes = [page.check_note(note, key) for key, note in notes]
+        notes = [page.check_summary(note, key) for key, note in notes]
         ref = check_ref(ref)
         name = None if ref else self.operator(name)
         fresh = claim()
