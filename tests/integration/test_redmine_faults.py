@@ -33,6 +33,8 @@ UNANSWERED = [
     html(AFTER),
     delay(2, AFTER),
     status(200, AFTER, "{}", "application/json"),
+    # As Redmine answered a write before 4.1, and as anything in between may answer it.
+    status(200, BEFORE),
 ]
 
 
@@ -88,6 +90,27 @@ def test_a_lost_answer_is_resolved_by_the_identical_write(place, proxy, alice, f
     entry = alice.release("done", held["ref"])["entry"]
     assert entries(place, held["ref"]) == [entry]
     assert len(place.versions()) == 3
+
+
+def test_a_write_is_believed_when_redmine_before_4_1_answers_it_and_the_page_shows_it(place, proxy, alice):
+    proxy.faults([status(200, AFTER)], only="PUT")
+    ref = alice.acquire("upgrade")["ref"]
+    assert proxy.methods() == ["GET", "PUT", "GET"]
+    proxy.faults(lambda *_: status(200, AFTER), only="PUT")
+    assert len(entries(place, alice.release("done", ref)["released"])) == 1
+    assert len(place.versions()) == 3
+
+
+def test_a_connection_that_ended_between_the_look_and_the_write_costs_nothing(place, proxy, alice):
+    """Apache keeps an idle one for five seconds."""
+
+    def close(answer):
+        answer.headers.append(("Keep-Alive", "timeout=5"))
+
+    proxy.faults([replace(close), drop(BEFORE)])
+    assert alice.acquire("upgrade")["ref"] in place.text()
+    assert proxy.methods() == ["GET", "PUT", "PUT"]
+    assert proxy.log[1].connection != proxy.log[2].connection
 
 
 def test_many_lost_answers_in_a_row_are_resolved(place, proxy, alice):

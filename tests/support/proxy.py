@@ -169,8 +169,11 @@ def replace(function):
 
 
 class FaultProxy:
-    def __init__(self, upstream):
+    """``tls`` (an ``ssl.SSLContext`` with a certificate): it speaks TLS to its clients."""
+
+    def __init__(self, upstream, tls=None):
         self.upstream = upstream.rstrip("/")
+        self._tls = tls
         parts = urllib.parse.urlsplit(self.upstream)
         self._address = (parts.hostname, parts.port or 80)
         self.log = []
@@ -189,7 +192,12 @@ class FaultProxy:
         Handler.proxy = proxy
         self._server = _Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self.port}"
+        if self._tls:
+            # The handshake is the handler's: one client that does not come to terms must not stop the others.
+            self._server.socket = self._tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True)
         self._thread.start()
         return self

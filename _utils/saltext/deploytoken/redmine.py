@@ -11,15 +11,18 @@ The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the sa
 - A redirected PUT would become a GET that answers 200, and the API key would go to the other host: no redirect is
   followed.
 - A rejected key reads a public page with status 200, and fails only when it writes.
+- A write is answered with 204, before Redmine 4.1 with 200 and an empty body. So many a proxy answers to anything:
+  then the page is looked at.
 """
 
 import json
 import re
 import ssl
 import time
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
+import urllib3
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
@@ -28,6 +31,8 @@ _PAGE = re.compile(r"(?P<base>.*)/projects/(?P<project>[^/]+)/wiki/(?P<title>[^/
 
 #: 10,000 History entries are about 1 MB; what is larger is not our page.
 _MOST_BYTES = 16 * 1024 * 1024
+
+_IN_BETWEEN = "does a cache or a proxy in between mix up its answers?"
 
 
 class Redmine(Store):
@@ -47,7 +52,8 @@ class Redmine(Store):
         self._host = f"{parts.scheme}://{parts.netloc}"
         self.base = f"{self._host}{match['base']}"
         self.project = match["project"]
-        self.url = f"{self.base}/projects/{self.project}/wiki/{match['title']}"
+        self.title = match["title"]
+        self.url = f"{self.base}/projects/{self.project}/wiki/{self.title}"
         self._timeout = config.timeout
         self._session = requests.Session()
         # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
@@ -60,12 +66,14 @@ class Redmine(Store):
         return self._page(self._request("GET", f"{self.url}.json"))
 
     def read_version(self, number):
-        return self._page(self._request("GET", f"{self.url}/{number:d}.json"))
+        found = self._page(self._request("GET", f"{self.url}/{number:d}.json"))
+        if found.version != number:
+            raise errors.StoreError(f"{self.url}: asked for version {number}, and got {found.version}; {_IN_BETWEEN}")
+        return found
 
     def write(self, text, version, comment):
         status, body = self._put({"text": text, "version": int(version), "comments": comment})
-        # 204 from Redmine 4.1 on, before that 200 with an empty body.
-        if status == 204 or (status == 200 and not body.strip()):
+        if status == 204 or (status == 200 and not body.strip() and self._shows(text)):
             return
         if status == 409:
             raise Conflict
@@ -75,6 +83,12 @@ class Redmine(Store):
                 " it, and only then go on"
             )
         raise Unanswered(f"{self.url} answered the write with status {status} and something that is not Redmine's")
+
+    def _shows(self, text):
+        try:
+            return self.read().text == text
+        except errors.StoreError as exc:
+            raise Unanswered(f"{exc}") from None
 
     def create(self, text, comment):
         try:
@@ -112,21 +126,24 @@ class Redmine(Store):
     def _page(self, answer):
         page = self._json(*answer, "wiki_page")
         text, version = page.get("text"), page.get("version")
-        if not isinstance(text, str) or isinstance(version, bool) or not isinstance(version, int):
+        if not isinstance(text, str) or type(version) is not int or version < 1:
             raise errors.StoreError(f"{self.url}: the answer has no text or no version; is this a Redmine wiki page?")
+        # A cache that mixes up its answers: the text of one page would be written to another.
+        if _letters(str(page.get("title"))) != _letters(unquote(self.title)):
+            raise errors.StoreError(f"{self.url}: the answer is of another page, {page.get('title')!r}; {_IN_BETWEEN}")
         author = page.get("author")
         return Page(
             text=text,
             version=version,
-            author=author.get("name") if isinstance(author, dict) else None,
-            comment=page.get("comments") or "",
-            saved=page.get("updated_on"),
+            author=_text(author.get("name")) if isinstance(author, dict) else None,
+            comment=_text(page.get("comments")) or "",
+            saved=_text(page.get("updated_on")),
         )
 
     def _json(self, status, body, key):
         try:
             value = json.loads(body)[key] if status == 200 else None
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             value = None
         if not isinstance(value, dict):
             raise errors.StoreError(
@@ -154,11 +171,13 @@ class Redmine(Store):
                     body += chunk
                     if len(body) > _MOST_BYTES or time.monotonic() > deadline:
                         raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
-        except requests.RequestException as exc:
+        # urllib3's own, and ValueError: what requests lets through of answers that are no HTTP.
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
             # Other errors of TLS may come after the write was sent, such as an end without a farewell.
-            if isinstance(_innermost(exc), ssl.SSLCertVerificationError):
+            if isinstance(cause := _innermost(exc), ssl.SSLCertVerificationError):
                 raise errors.StoreError(
-                    f"{self._host}: the certificate is not trusted; set deploytoken.verify to the file of its CA"
+                    f"{self._host}: the certificate is not accepted ({cause.verify_message.rstrip('.')}); correct the"
+                    " address or the certificate, or set deploytoken.verify to the file of its CA"
                 ) from None
             raise Unanswered(
                 f"{self._host} does not answer ({_short(exc)}); is it up, and deploytoken.store right?"
@@ -211,11 +230,20 @@ def _innermost(exc):
 
 
 def _without_query(location):
-    return (location or "nowhere").split("?")[0]
+    return re.sub(r"[^\x21-\x7e]", "?", (location or "nowhere").split("?")[0])[:200]
+
+
+def _text(value):
+    return value if isinstance(value, str) else None
+
+
+def _letters(title):
+    """Return what is left of a page's title in every way that it is written: Redmine has _ for a space, and so on."""
+    return re.sub(r"[\W_]", "", title).casefold()
 
 
 def _errors(body):
     try:
         return "; ".join(map(str, json.loads(body)["errors"]))
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "no reason given"

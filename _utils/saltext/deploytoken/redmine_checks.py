@@ -96,6 +96,6 @@ def _get(store, path):
 def _json(status, body, key):
     try:
         value = json.loads(body)[key] if status == 200 else None
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
