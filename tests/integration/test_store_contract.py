@@ -1,7 +1,12 @@
 """What every store promises, and the token over it: one suite, a row per store (``-k sqlite`` needs no service)."""
 
 import concurrent.futures
+import contextlib
+import os
 import re
+import sqlite3
+import stat
+import subprocess
 
 import pytest
 
@@ -390,6 +395,112 @@ def test_a_file_that_is_no_token_is_refused_in_one_line_sqlite(tmp_path, bytes_)
                 refused()
             assert "\n" not in str(caught.value)
     assert (tmp_path / "token.db").read_bytes() == bytes_
+
+
+def at(path, **more):
+    """The token in this file, which need not be there."""
+    return Token(config.parse({"deploytoken": {"store": f"sqlite:///{path}", "name": "Alice", "timeout": 5, **more}}))
+
+
+def test_of_those_who_create_at_once_exactly_one_does_sqlite(tmp_path):
+    def create(number):
+        with at(tmp_path / "new" / "token.db") as token:
+            return token.store.create(TEXT.replace("token", f"token {number}"), "init")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(create, range(8))) == [False] * 7 + [True]
+    with at(tmp_path / "new" / "token.db") as token:
+        assert token.status()["version"] == 1
+
+
+def test_an_init_that_was_killed_can_be_done_again_sqlite(tmp_path):
+    (tmp_path / "token.db").touch()
+    with at(tmp_path / "token.db") as token:
+        with pytest.raises(Missing, match=r"salt-run deploytoken\.init"):
+            token.status()
+        assert token.store.create(TEXT, "init") is True
+        assert token.status()["held_by"] is None
+
+
+def test_another_programs_database_gets_no_token_sqlite(tmp_path):
+    with contextlib.closing(sqlite3.connect(tmp_path / "token.db")) as connection, connection:
+        connection.execute("CREATE TABLE customers (name)")
+    before = (tmp_path / "token.db").read_bytes()
+    with at(tmp_path / "token.db") as token:
+        with pytest.raises(errors.StoreError, match="is another program's database"):
+            token.store.create(TEXT, "init")
+        with pytest.raises(errors.StoreError, match="there is no token in"):
+            token.acquire("upgrade")
+    assert (tmp_path / "token.db").read_bytes() == before
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o000, 0o660), (0o002, 0o660), (0o022, 0o640), (0o077, 0o600)], ids=oct)
+def test_a_new_file_is_not_for_everybody_whatever_the_umask_sqlite(tmp_path, umask, mode):
+    before = os.umask(umask)
+    try:
+        with at(tmp_path / "new" / "token.db") as token:
+            token.store.create(TEXT, "init")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "new" / "token.db").stat().st_mode) == mode
+    assert not (tmp_path / "new").stat().st_mode & stat.S_IWOTH
+
+
+@pytest.mark.parametrize("name", ["a b.db", "100%25 sure.db", "schön 🙂.db", "what?#.db", "it's.db", "link.db"])
+def test_a_path_may_have_any_characters_and_be_a_link_sqlite(tmp_path, name):
+    (tmp_path / "link.db").symlink_to(tmp_path / "linked.db")
+    with at(tmp_path / name) as token:
+        with pytest.raises(Missing):
+            token.status()
+        assert token.store.create(TEXT, "init") is True
+        assert token.acquire("upgrade")["version"] == 2
+    assert (tmp_path / name.replace("%25", "%")).is_file()
+
+
+def test_a_file_in_wal_mode_is_as_good_sqlite(tmp_path):
+    place = SqlitePlace(tmp_path)
+    with contextlib.closing(sqlite3.connect(tmp_path / "token.db")) as connection:
+        assert connection.execute("PRAGMA journal_mode = WAL").fetchone() == ("wal",)
+    with place.token("alice") as alice, place.token("bob") as bob:
+        seen = alice.store.read()
+        ref = bob.acquire("upgrade")["ref"]
+        with pytest.raises(Conflict):
+            alice.store.write(TEXT + "x", seen.version, "")
+        assert bob.release("done", ref)["version"] == 3
+
+
+def test_a_file_that_goes_away_in_between_is_not_made_again_sqlite(tmp_path):
+    place = SqlitePlace(tmp_path)
+    with place.token("alice") as alice:
+        interfere(alice, (tmp_path / "token.db").unlink)
+        with pytest.raises(Missing):
+            alice.acquire("upgrade")
+    assert not (tmp_path / "token.db").exists()
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can mount a disk that is small enough to be filled")
+def test_a_full_disk_loses_nothing_and_claims_nothing_sqlite(tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=96k", "none", disk], check=True)
+    try:
+        place = SqlitePlace(disk)
+        with place.token("alice", deadline=0.3) as alice:
+            kept = []
+
+            def fill():
+                for _ in range(500):
+                    ref = alice.acquire("upgrade" * 20)["ref"]
+                    kept.append(alice.release("done" * 100, ref)["entry"])
+
+            with pytest.raises((errors.StoreError, errors.InDoubt), match="full"):
+                fill()
+            assert kept
+            assert [place.text().count(entry) for entry in kept] == [1] * len(kept)
+            # Reading needs no room.
+            assert alice.status()["version"] in (2 * len(kept) + 1, 2 * len(kept) + 2)
+    finally:
+        subprocess.run(["umount", disk], check=True)
 
 
 def test_a_missing_file_is_not_made_by_looking_sqlite(tmp_path):

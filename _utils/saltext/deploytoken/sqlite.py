@@ -9,7 +9,7 @@ import os
 import sqlite3
 import stat
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote, unquote
 
@@ -69,13 +69,18 @@ class Sqlite(Store):
 
     def create(self, text, comment):
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
+            # Whoever may write to it may take the token: the owner, and a group if the umask lets it.
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o660))
             with closing(sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)) as connection:
                 connection.execute("PRAGMA synchronous = FULL")
                 connection.execute("BEGIN IMMEDIATE")
                 if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'page'").fetchone():
                     connection.execute("ROLLBACK")
                     return False
+                if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise errors.StoreError(f"{self.path} is another program's database; give another path")
                 connection.execute(_TABLE)
                 self._insert(connection, 1, text, comment)
                 connection.execute("COMMIT")
@@ -152,10 +157,13 @@ class Sqlite(Store):
             raise errors.StoreError(self._trouble(exc)) from None
         with closing(connection):
             try:
-                # The first look into the file; it may not be a database.
+                # The first look into the file; it may not be a database, or an empty one, of an init that was ended.
                 connection.execute("PRAGMA synchronous = FULL")
+                ours = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'page'").fetchone()
             except sqlite3.Error as exc:
                 raise errors.StoreError(self._trouble(exc)) from None
+            if not ours:
+                raise Missing(self._missing())
             yield connection
 
     def _missing(self):
