@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: nothing is left behind, or what is left is said."""
+"""Ctrl-C, SIGTERM, a lost connection: nothing is left behind, or what is left is said."""
 
 import contextlib
 import json
@@ -18,6 +18,10 @@ from tests.support.wait import until
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 BOTH = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+#: And the one of a terminal that went away, such as with an ssh connection.
+EVERY = pytest.mark.parametrize(
+    "number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda number: number.name
+)
 
 
 class Operator:
@@ -74,7 +78,7 @@ def entries(place, ref):
 # Waiting
 
 
-@BOTH
+@EVERY
 def test_a_waiter_that_is_interrupted_leaves_nothing_behind(tmp_path, start, number):
     place = SqlitePlace(tmp_path)
     with place.token("bob") as bob:
@@ -93,7 +97,7 @@ def test_a_waiter_that_is_interrupted_leaves_nothing_behind(tmp_path, start, num
 # In the middle of a write
 
 
-@BOTH
+@EVERY
 def test_a_write_that_was_under_way_is_taken_back(tmp_path, start, place, proxy, number):
     before, held = place.text(), Hold()
     proxy.faults([held], only="PUT")
@@ -148,7 +152,7 @@ def test_a_write_that_lost_its_answer_is_resolved_and_then_taken_back(start, pla
     assert len(place.versions()) == 3
 
 
-@BOTH
+@EVERY
 def test_a_write_whose_fate_stays_unknown_is_reported_although_interrupted(start, place, proxy, number):
     held = Hold()
     proxy.faults(lambda _method, _path, n: held if n == 1 else drop(BEFORE), only="PUT")
@@ -160,6 +164,37 @@ def test_a_write_whose_fate_stays_unknown_is_reported_although_interrupted(start
     ref = operator.said()[-1]["ref"]
     held.release()
     until(lambda: f"ref {ref}" in place.text(), 10, "the write to land")
+
+
+def test_under_nohup_a_lost_connection_changes_nothing(start, place, proxy):
+    held = Hold()
+    proxy.faults([held], only="PUT")
+    # A child has the ignored signals of whoever starts it.
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        operator = start(place.options("alice", timeout=30), "acquire", reason="upgrade")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    held.wait()
+    operator.signal(signal.SIGHUP)
+    held.release()
+    assert operator.end() == 0
+    assert f"ref {operator.said()[-1]['ref']}" in place.text()
+
+
+def test_a_hold_that_was_given_back_is_never_answered_as_held(tmp_path, monkeypatch):
+    """Somebody's handler may let a signal pass."""
+    place = SqlitePlace(tmp_path)
+    before, came = place.text(), []
+    handler = signal.signal(signal.SIGTERM, lambda *_: came.append("passed"))
+    try:
+        with place.token("alice", lambda *_: signal.raise_signal(signal.SIGTERM)) as alice:
+            with pytest.raises(KeyboardInterrupt):
+                alice.acquire("upgrade")
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    assert came == ["passed"]
+    assert place.text() == before
 
 
 def test_a_second_interruption_ends_the_resends_with_doubt(start, place, proxy):
@@ -213,7 +248,7 @@ def test_a_hold_that_was_only_confirmed_stands_after_an_interruption(start, plac
     assert entries(place, ref) == []
 
 
-@BOTH
+@EVERY
 def test_a_release_that_was_under_way_is_a_release(start, place, proxy, number):
     with place.token("alice") as alice:
         ref = alice.acquire("upgrade")["ref"]

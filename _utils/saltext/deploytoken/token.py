@@ -200,8 +200,11 @@ class Token:
             if outcome.fresh and not interrupted:
                 # The master's bus may be slow, so this is still a time to be interrupted in.
                 self._notify("acquired", answer)
-            if interrupted and outcome.fresh:
+            if withdrawn := bool(interrupted and outcome.fresh):
                 self._withdraw(ref)
+        if withdrawn:
+            # Somebody's handler has let the signal pass; the token is given back all the same.
+            raise KeyboardInterrupt
         return answer
 
     def _run(self, steps):
@@ -265,16 +268,18 @@ class Token:
 @contextmanager
 def _held_back():
     """
-    Hold SIGINT and SIGTERM back while the block runs, and deliver the first at its end; yield the list of them.
+    Hold interruptions back while the block runs, and deliver the first at its end; yield the list of them.
 
-    When the block ends in doubt, none is delivered: the doubt must be reported, and ends the command as well.
+    Those are Ctrl-C, SIGTERM, and the SIGHUP of a connection that broke. One that is ignored, as under nohup, stays
+    ignored. When the block ends in doubt, none is delivered: the doubt must be reported, and ends the command as well.
     """
     came = []
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread gets signals, and only it may set handlers.
         yield came
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in handlers:
         signal.signal(number, lambda number, frame: came.append(number))
     try:
