@@ -13,6 +13,7 @@ This state is for the master (``salt-run state.orchestrate``).
 import copy
 import json
 import shlex
+import sys
 import textwrap
 
 # Salt shows comments 14 columns from the left.
@@ -38,19 +39,17 @@ def shown(name, ref=None, test=False):
     test
         (bool) It was a test, as with ``test=True`` for the whole orchestration.
 
-    It changes nothing, and fails if any step before it failed: with some settings of ``state_output``, Salt shows the
-    comments of failures only.
+    It changes nothing, and never fails: the step that failed does, and with it the orchestration. Where
+    ``state_output`` is not ``full``, Salt leaves out comments, so that the page is on standard error then.
     """
     steps = sorted(copy.deepcopy(dict(__running__)).values(), key=lambda step: step.get("__run_num__", 0))
     deploy = __pillar__.get("deploy")
     test = test or __opts__["test"]
-    failed = any(step.get("result") is False for step in steps)
-    return {
-        "name": name,
-        "result": False if failed else None if test else True,
-        "comment": page(steps, copy.deepcopy(dict(deploy)) if isinstance(deploy, dict) else {}, ref, test),
-        "changes": {},
-    }
+    text = page(steps, copy.deepcopy(dict(deploy)) if isinstance(deploy, dict) else {}, ref, test)
+    if not str(__opts__.get("state_output", "full")).startswith("full"):
+        print(f"\n{text}\n", file=sys.stderr, flush=True)
+    # A failure here would have the page shown twice: Salt logs the comments of failures as well.
+    return {"name": name, "result": None if test else True, "comment": text, "changes": {}}
 
 
 def page(steps, deploy, ref=None, test=False):

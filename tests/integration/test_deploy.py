@@ -56,7 +56,7 @@ def test_a_busy_minion_stops_the_deploy_before_the_token_and_names_whom_to_ask(s
     site.busy(1)
     answer = deploy(site)
     assert answer.code == 1
-    assert results(answer) == {**dict.fromkeys(STEPS, False), "request": True, "repositories": True}
+    assert results(answer) == {**dict.fromkeys(STEPS, False), "request": True, "repositories": True, "report": True}
     assert "spider uganda" in comment(answer, "idle")
     assert "Jane Doe" in comment(answer, "idle")
     assert not site.changed.exists()
@@ -167,7 +167,7 @@ def test_a_request_that_is_not_clear_is_refused_by_name(master_config, request_,
     config = master_config({"store": "sqlite:////nonexistent/token.db"})
     answer = config.run("state.orchestrate", "deploytoken.deploy", pillar={"deploy": request_})
     assert answer.code == 1
-    assert results(answer) == dict.fromkeys(STEPS, False), answer
+    assert results(answer) == {**dict.fromkeys(STEPS, False), "report": True}, answer
     assert words in comment(answer, "request")
 
 

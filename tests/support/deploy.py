@@ -62,7 +62,10 @@ class Midway:
         return started
 
     def begun(self, minion="docs"):
-        until((self.folder / f"began-{minion}").exists, timeout=200, what=f"the states to begin on {minion}")
+        mark = self.folder / f"began-{minion}"
+        ended = lambda: self.started and all(one.poll() is not None for one in self.started)  # noqa: E731
+        until(lambda: mark.exists() or ended(), timeout=200, what=f"the states to begin on {minion}")
+        assert mark.exists(), [self.end(one) for one in self.started]
 
     def go(self):
         (self.folder / "go").touch()

@@ -102,15 +102,19 @@ def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
 
 
 @pytest.mark.parametrize(
-    ("results", "expected"), [([True, True], True), ([True, False], False), ([None, False], False)]
+    ("mode", "on_stderr"), [(None, False), ("full", False), ("full_id", False), ("changes", True)]
 )
-def test_the_page_hides_no_failure(report, results, expected):
-    report.__opts__ = {"test": False}
+def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_stderr):
+    report.__opts__ = {"test": False, **({"state_output": mode} if mode else {})}
     report.__pillar__ = {"deploy": DEPLOY}
-    report.__running__ = freeze({f"a_|-{n}_|-x_|-y": step(f"step {n}", result) for n, result in enumerate(results)})
+    report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
     ret = report.shown("report", REF)
-    assert ret["result"] is expected
-    assert ret["changes"] == {}
+    assert ret["comment"].startswith("FAILED\n")
+    # Salt logs the comment of a failure as well.
+    assert (ret["result"], ret["changes"]) == (True, {})
+    answer, progress = capsys.readouterr()
+    assert answer == ""
+    assert (ret["comment"] in progress) is on_stderr
 
 
 @pytest.mark.parametrize("deploy", [None, "x", {}])
