@@ -1,0 +1,41 @@
+"""What every measurement is given: a folder, a way to say how far it is, services that end with it."""
+
+import pathlib
+import sys
+
+from tests.support.redmine import Redmine
+from tests.support.salt import CHECKOUT
+
+# Where the test suite keeps its migrated and seeded database.
+CACHE = CHECKOUT / ".pytest_cache" / "d" / "redmine"
+
+
+def say(line):
+    print(line, file=sys.stderr, flush=True)
+
+
+class Bench:
+    """``folder`` is the measurement's own; ``stack.callback`` takes what must end with it; ``quick``: few rounds."""
+
+    def __init__(self, name, folder, quick, stack):
+        self.name, self.quick, self.stack = name, quick, stack
+        self.folder = pathlib.Path(folder)
+
+    def rounds(self, few, many):
+        return few if self.quick else many
+
+    def say(self, line):
+        say(f"  {self.name}: {line}")
+
+    def path(self, name):
+        """A new folder of this name."""
+        path = self.folder / name
+        path.mkdir()
+        return path
+
+    def redmine(self):
+        """A real Redmine, started for this measurement."""
+        self.say("starting Redmine")
+        server = Redmine(self.path("redmine"), CACHE)
+        self.stack.callback(server.stop)
+        return server.start()

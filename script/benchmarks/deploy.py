@@ -1,0 +1,212 @@
+"""The whole orchestrated deploy, and the gate alone, against a bare highstate of the same minions."""
+
+import functools
+
+from saltext.deploytoken import config as settings
+from saltext.deploytoken.token import Token
+from script.benchmarks import plot, words
+from script.benchmarks.fleet import Fleet
+from script.benchmarks.sampling import difference, figures, ratio, sample, shuffled
+from tests.support.proxy import FaultProxy
+
+TITLE = "The orchestrated deploy, and the gate"
+SIZES = (1, 5, 20)
+AIM_COST = 2.0  # of a trivial salt-run
+AIM_GROWTH = 1.25
+AIM_GATE = 5.0  # per cent
+AIM_WIKI = 3.0  # seconds between two requests of the gates
+FILES, COMMANDS = 60, 20
+TRIVIAL, BARE, GATED, DEPLOY = "trivial", "bare", "gated", "deploy"
+PAGE = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
+# What a run without the gate leaves out: the gate's state here, and the executor on the command line.
+TOP = "base:\n  '*':\n{% if not pillar.get('bare') %}    - deploytoken.gate\n{% endif %}    - site\n"
+
+
+def run(bench):
+    sizes = SIZES[: bench.rounds(2, 3)]
+    rounds = bench.rounds(3, 6)
+    redmine = bench.redmine()
+    proxy = bench.stack.enter_context(FaultProxy(redmine.url))
+    wiki = {"store": proxy.at(redmine.new_page(PAGE)), "api_key": redmine.key("alice"), "name": "Alice"}
+    fleet = Fleet(bench, wiki)
+    _site(fleet)
+    token = bench.stack.enter_context(Token(settings.parse({"deploytoken": wiki})))
+    reason = "upgrade PostgreSQL"
+    found = []
+    for size in sizes:
+        fleet.grow(size)
+        direct = "--module-executors=[direct_call]"
+        functions = {
+            TRIVIAL: functools.partial(fleet.ran, "test.arg", "x"),
+            BARE: functools.partial(fleet.salt, "state.highstate", direct, pillar='{"bare": true}'),
+            GATED: None,
+            DEPLOY: functools.partial(_deploy, fleet, reason),
+        }
+        functions[BARE]()  # the files come to the minions once
+        counts = {name: [] for name in functions}
+        samples = {name: [] for name in functions}
+        durations = []
+        bench.say(f"minions: {size}, {rounds} rounds")
+        for _ in range(rounds):
+            for name in shuffled(functions):
+                function = functions[name]
+                if name == GATED:
+                    ref = token.acquire(reason)["ref"]
+                    function = functools.partial(
+                        fleet.salt, "state.highstate", pillar=f'{{"deploy": {{"ref": "{ref}"}}}}'
+                    )
+                proxy.log.clear()
+                before = fleet.publishes()
+                taken, answer = sample(function)
+                samples[name].append(taken)
+                counts[name].append({"wiki": len(proxy.log), "publishes": fleet.publishes() - before})
+                if name == GATED:
+                    durations += _gates(answer)
+                    token.release(reason, ref)
+        publish = [sample(functools.partial(fleet.ask, fleet.minions, "test.ping"))[0] for _ in range(rounds)]
+        found.append(
+            {
+                "minions": size,
+                **{name: figures(samples[name]) for name in functions},
+                "cost": difference(samples[DEPLOY], samples[BARE]),
+                "cost_in_trivial": _in_units(samples),
+                "gate": _per_cent(samples[GATED], samples[BARE]),
+                "gate_state": round(sorted(durations)[len(durations) // 2], 1),
+                "publish": figures(publish),
+                "counts": {name: max(one, key=lambda count: count["wiki"]) for name, one in counts.items()},
+            }
+        )
+    return {"rows": found}
+
+
+def _site(fleet):
+    """A modest highstate: files from the master, and commands that are not needed."""
+    (fleet.states / "top.sls").write_text(TOP)
+    (fleet.states / "files").mkdir()
+    lines = []
+    for number in range(FILES):
+        (fleet.states / "files" / str(number)).write_text(f"setting = {number}\n" * 20)
+        lines.append(
+            f"{{{{ opts.cachedir }}}}/site/{number}.conf:\n  file.managed:\n"
+            f"    - source: salt://files/{number}\n    - makedirs: True\n"
+        )
+    command = "  cmd.run:\n    - name: 'true'\n    - unless: 'true'\n"
+    lines += [f"command {number}:\n{command}" for number in range(COMMANDS)]
+    (fleet.states / "site.sls").write_text("".join(lines))
+
+
+def _deploy(fleet, reason):
+    done = fleet.orchestrate("deploytoken.deploy", target="*", reason=reason)
+    if done.code:
+        raise RuntimeError(f"the deploy failed: {done.stdout[-3000:]}{done.stderr[-1000:]}")
+    return done
+
+
+def _gates(answer):
+    """How long the state of the gate took on each minion, in milliseconds."""
+    for states in answer.data.values():
+        for key, state in states.items():
+            if key.startswith("deploytoken_|-") and key.endswith("_|-gate"):
+                yield state["duration"]
+
+
+def _in_units(samples):
+    pairs = zip(samples[DEPLOY], samples[BARE], strict=True)
+    cost = [{clock: one[clock] - other[clock] for clock in one} for one, other in pairs]
+    return ratio(cost, samples[TRIVIAL])
+
+
+def _per_cent(samples, others):
+    found = ratio(samples, others)
+    for figure in found.values():
+        figure["median"] = round(100 * (figure["median"] - 1), 1)
+        for key in ("quartiles", "range"):
+            figure[key] = [round(100 * (value - 1), 1) for value in figure[key]]
+    return found
+
+
+def aims(found, loaded):
+    rows = found["rows"]
+    for row in rows:
+        yield (
+            f"what the deploy of {_count(row)} takes longer than their highstate: at most {AIM_COST:.0f} trivial"
+            " `salt-run`",
+            words.verdict_of_both(row["cost_in_trivial"], AIM_COST, "", loaded),
+        )
+    first, last = rows[0], rows[-1]
+    yield (
+        f"the same for {_count(last)}, against {_count(first)}: at most {AIM_GROWTH:.2f}",
+        words.verdict(last["cost"]["wall"]["median"] / first["cost"]["wall"]["median"], AIM_GROWTH),
+    )
+    for row in rows:
+        yield (
+            f"gate and external pillar, {_count(row)}: at most {AIM_GATE:.0f} % of the highstate",
+            words.verdict(row["gate"]["wall"]["median"], AIM_GATE, " %", 1),
+        )
+    for row in rows:
+        allowed = 1 + row[GATED]["wall"]["median"] / 1000 / AIM_WIKI
+        yield (
+            f"wiki requests of all gates, highstate of {_count(row)}: at most one per {AIM_WIKI:.0f} seconds, and one",
+            words.verdict(row["counts"][GATED]["wiki"], allowed, "", 0),
+        )
+
+
+def _count(row):
+    return f"{row['minions']} minion{'s' * (row['minions'] > 1)}"
+
+
+def page(found):
+    lines, costs, counts = [], [], []
+    for row in found["rows"]:
+        lines.append([row["minions"], *(words.seconds(row[name]["wall"]) for name in (TRIVIAL, BARE, GATED, DEPLOY))])
+        publishes = row["counts"][DEPLOY]["publishes"] - row["counts"][BARE]["publishes"]
+        costs.append(
+            [
+                row["minions"],
+                words.seconds(row["cost"]["wall"]),
+                words.times(row["cost_in_trivial"]["wall"]),
+                f"{publishes} × {row['publish']['wall']['median'] / 1000:.2f}",
+                f"{words.ms(row['gate']['wall'])} %",
+                f"{row['gate_state']:,.0f} ms",
+            ]
+        )
+        counts.append([row["minions"], *(row["counts"][name]["wiki"] for name in (BARE, GATED, DEPLOY))])
+    heads = ["minions", "deploy − bare, s", "in trivial `salt-run`s", "publishes × s", "gated over bare"]
+    heads.append("the gate's state")
+    return f"""
+Whole commands, in seconds of clock time. The highstate is a modest one: {FILES} files from the master, none of which
+needs a change, and {COMMANDS} commands with an `unless`. *Bare*: `salt '*' state.highstate`, past the gate's executor
+and without its state. *Gated*: the same with both, under a hold on a real Redmine. *Deploy*:
+`salt-run state.orchestrate deploytoken.deploy` of the same gated minions, from the repositories (none here) to the
+entry in the History.
+
+![Seconds by number of minions](deploy.svg)
+
+{words.table(["minions", "a trivial `salt-run`", "bare", "gated", "deploy"], lines)}
+
+What that comes to. *Publishes* are the questions that the deploy asks of all minions besides the highstate (is it
+busy, twice; the boot ids, twice), times what one question to all of them takes here without the start of a command.
+On separate servers a question takes about as long for twenty as for one. Here all minions share this machine's CPUs,
+and each answer costs CPU time, so that this part grows with them.
+
+{words.table(heads, costs)}
+
+Requests to the wiki, the most of any round:
+
+{words.table(["minions", "bare", "gated", "deploy"], counts)}
+"""
+
+
+def plots(found):
+    def of(name):
+        return [(row["minions"], words.in_seconds(row[name]["wall"])) for row in found["rows"]]
+
+    series = {
+        "deploy, as a whole": of(DEPLOY),
+        "highstate, gated": of(GATED),
+        "highstate, bare": of(BARE),
+        "deploy − bare": of("cost"),
+        "a trivial salt-run": of(TRIVIAL),
+    }
+    title = "A deploy and its highstate: seconds, median and quartiles"
+    return {"deploy.svg": plot.curves(title, series, "minions", "seconds")}

@@ -1,0 +1,150 @@
+"""``busy.check`` of many minions, against a ping of the same and against looking at one after the other."""
+
+import functools
+import getpass
+import os
+import shlex
+import subprocess
+
+from script.benchmarks import plot, words
+from script.benchmarks.fleet import Fleet
+from script.benchmarks.sampling import in_turn, rows
+from tests.support.scrapyd import Scrapyd
+from tests.support.users import Users
+
+TITLE = "`busy.check` over many minions"
+AIM = 1.25
+AIM_MEMORY = 1.10
+SIZES = (1, 5, 20, 50)
+PEOPLE = 3
+PING, NOTHING, PROBES, LOOP = "`salt '*' test.ping`", "nothing configured", "Scrapyd and tmux", "by hand"
+
+
+def run(bench):
+    sizes = SIZES[: bench.rounds(2, 4)]
+    rounds = bench.rounds(3, 6)
+    scrapyd = Scrapyd(bench.path("scrapyd"))
+    bench.stack.callback(scrapyd.stop)
+    scrapyd.start(deploy=False)
+    people = _people(bench)
+    asked = {"scrapyd": [{"url": scrapyd.url}], "tmux": {"users": people}}
+    fleet = Fleet(bench)
+    found = []
+    for size in sizes:
+        fleet.grow(size)
+        ping = functools.partial(fleet.salt, "test.ping")
+        for name, settings in ((NOTHING, None), (PROBES, asked)):
+            _configure(fleet, settings)
+            functions = {PING: ping, name: functools.partial(_check, fleet, settings)}
+            if settings:
+                functions[LOOP] = functools.partial(_by_hand, size, people, scrapyd.url)
+            bench.say(f"minions: {size}, {name}, {rounds} rounds")
+            samples, _ = in_turn(functions, rounds)
+            found += [{**row, "minions": size, "asked": name} for row in rows(samples, PING)]
+        found[-1]["memory"] = {
+            "salt": fleet.peak("salt", "--static", "*", "test.ping"),
+            "salt-run": fleet.peak("salt-run", "busy.check", "*"),
+            "master": fleet.memory(),
+        }
+    return {"rows": found, "su": os.geteuid() == 0}
+
+
+def _people(bench):
+    """Users to look at, as a server has them; whoever is not root cannot make any, and looks at their own."""
+    if os.geteuid():
+        return [getpass.getuser()]
+    users = Users()
+    bench.stack.callback(users.remove)
+    return [users(f"bench{number}").name for number in range(PEOPLE)]
+
+
+def _configure(fleet, busy):
+    (fleet.pillar / "top.sls").write_text("base: {'*': [busy]}\n")
+    (fleet.pillar / "busy.sls").write_text(f"busy: {busy or {}}\n")
+    refreshed = fleet.ask(fleet.minions, "saltutil.refresh_pillar", wait=True)
+    if len(refreshed) != len(fleet.minions):
+        raise RuntimeError(f"pillar refreshed on {len(refreshed)} of {len(fleet.minions)} minions")
+
+
+def _check(fleet, settings):
+    answer = fleet.ran("busy.check", "*").data
+    for minion, said in answer["minions"].items():
+        if said["checks"] != sorted(settings or {}):
+            raise RuntimeError(f"{minion} was asked for {said['checks']}")
+    if len(answer["minions"]) != len(fleet.minions):
+        raise RuntimeError(f"{len(answer['minions'])} of {len(fleet.minions)} minions answered")
+
+
+def _by_hand(size, people, url):
+    """What the written procedure says, for each server in turn; the ssh to it left out."""
+    look = "tmux ls" if os.geteuid() else 'su "$one" -c "tmux ls"'
+    script = (
+        f"for server in $(seq {size}); do for one in {shlex.join(people)}; do {look}; done;"
+        f" curl --silent --fail {url}/daemonstatus.json; done"
+    )
+    subprocess.run(["bash", "-c", script], check=True, capture_output=True, cwd="/", timeout=600)
+
+
+def aims(found, loaded):
+    for name in (PROBES, NOTHING):
+        for row in found["rows"]:
+            if row["what"] == name:
+                yield (
+                    f"`salt-run busy.check` of {_count(row)}, {name}: at most {AIM:.2f} of `salt '*' test.ping`",
+                    words.verdict_of_both(row["ratio"], AIM, "", loaded),
+                )
+    memory = [row for row in found["rows"] if "memory" in row]
+    first, last = memory[0], memory[-1]
+    yield (
+        f"memory of `salt-run busy.check`, {_count(last)} against {_count(first)}: at most {AIM_MEMORY:.2f}",
+        words.verdict(last["memory"]["salt-run"] / first["memory"]["salt-run"], AIM_MEMORY),
+    )
+
+
+def _count(row):
+    return f"{row['minions']} minion{'s' * (row['minions'] > 1)}"
+
+
+def page(found):
+    lines, memory = [], []
+    for row in found["rows"]:
+        name = {PING: f"{PING}, in turn with the next", LOOP: "by hand, one server after the other"}.get(
+            row["what"], f"`salt-run busy.check '*'`, {row['what']}"
+        )
+        lines.append([row["minions"], name, *words.both(row, words.seconds), *words.both(row["ratio"], words.times)])
+        if "memory" in row:
+            memory.append([row["minions"], *(f"{value:,.0f} MB" for value in row["memory"].values())])
+    loop = 'su USER -c "tmux ls"' if found["su"] else "tmux ls"
+    return f"""
+Whole commands. All minions are real `salt-minion` processes on this one machine, and all do their share on its CPUs:
+where a hundred servers would answer a ping, or look at themselves, at the same time, here they queue. So the
+ratio with probes is worse than what separate servers would show, the more so the more minions there are; besides,
+each minion's probes look through the processes of all the others. *Nothing configured* is the same publish and the
+same answers without that: what the master's side costs.
+
+*By hand* is `{loop}` for {PEOPLE if found["su"] else 1} users and one request to Scrapyd, for each
+server, and leaves out the `ssh` to each of them, which takes longer than both.
+
+![Seconds by number of minions](minions.svg)
+
+{words.table(["minions", "command", "clock, s", "CPU, s", "ratio to the ping, clock", "CPU"], lines)}
+
+Memory: the most that the command had, and what the master's processes have for themselves.
+
+{words.table(["minions", "`salt '*' test.ping`", "`salt-run busy.check '*'`", "the master"], memory)}
+"""
+
+
+def plots(found):
+    def of(what, asked):
+        chosen = [row for row in found["rows"] if row["what"] == what and row["asked"] == asked]
+        return [(row["minions"], words.in_seconds(row["wall"])) for row in chosen]
+
+    series = {
+        "busy.check, with probes": of(PROBES, PROBES),
+        "busy.check, nothing to ask": of(NOTHING, NOTHING),
+        "test.ping": of(PING, PROBES),
+        "by hand, without ssh": of(LOOP, PROBES),
+    }
+    title = "Asking all minions on one machine: seconds, median and quartiles"
+    return {"minions.svg": plot.curves(title, series, "minions", "seconds")}
