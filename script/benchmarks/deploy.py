@@ -6,7 +6,7 @@ from saltext.deploytoken import config as settings
 from saltext.deploytoken.token import Token
 from script.benchmarks import plot, words
 from script.benchmarks.fleet import Fleet
-from script.benchmarks.sampling import difference, figures, ratio, sample, shuffled
+from script.benchmarks.sampling import difference, figures, in_turn, ratio, rows, sample, shuffled
 from tests.support.proxy import FaultProxy
 
 TITLE = "The orchestrated deploy, and the gate"
@@ -17,6 +17,7 @@ AIM_GATE = 5.0  # per cent
 AIM_WIKI = 3.0  # seconds between two requests of the gates
 FILES, COMMANDS = 60, 20
 TRIVIAL, BARE, GATED, DEPLOY = "trivial", "bare", "gated", "deploy"
+NOTHING, RUNNERS = "nothing", "runners"
 PAGE = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 # What a run without the gate leaves out: the gate's state here, and the executor on the command line.
 TOP = "base:\n  '*':\n{% if not pillar.get('bare') %}    - deploytoken.gate\n{% endif %}    - site\n"
@@ -33,6 +34,8 @@ def run(bench):
     token = bench.stack.enter_context(Token(settings.parse({"deploytoken": wiki})))
     reason = "upgrade PostgreSQL"
     found = []
+    fleet.grow(1)
+    own = _salts_own(fleet, bench, _runners(_deploy(fleet, reason)), rounds)
     for size in sizes:
         fleet.grow(size)
         direct = "--module-executors=[direct_call]"
@@ -76,7 +79,31 @@ def run(bench):
                 "counts": {name: max(one, key=lambda count: count["wiki"]) for name, one in counts.items()},
             }
         )
-    return {"rows": found}
+    return {"rows": found, "own": own}
+
+
+def _runners(deploy):
+    """How many runners the steps of a deploy called: each tells on standard error that it begins."""
+    return sum(line.endswith(" …") for line in deploy.stderr.splitlines())
+
+
+def _salts_own(fleet, bench, runners, rounds):
+    """What Salt takes for an orchestration that does nothing, and for one whose steps are so many idle runners."""
+    (fleet.states / "nothing.sls").write_text("nothing:\n  test.nop: []\n")
+    step = "  salt.runner:\n    - name: test.arg\n"
+    (fleet.states / "runners.sls").write_text("".join(f"step {number}:\n{step}" for number in range(runners)))
+    functions = {
+        TRIVIAL: functools.partial(fleet.ran, "test.arg", "x"),
+        NOTHING: functools.partial(fleet.ran, "state.orchestrate", "nothing"),
+        RUNNERS: functools.partial(fleet.ran, "state.orchestrate", "runners"),
+    }
+    bench.say(f"orchestrations of nothing, and of {runners} runners that do nothing, {rounds} rounds")
+    samples, _ = in_turn(functions, rounds)
+    return {
+        "runners": runners,
+        "beyond_trivial": difference(samples[RUNNERS], samples[TRIVIAL]),
+        "rows": rows(samples, TRIVIAL),
+    }
 
 
 def _site(fleet):
@@ -126,24 +153,24 @@ def _per_cent(samples, others):
 
 
 def aims(found, loaded):
-    rows = found["rows"]
-    for row in rows:
+    found = found["rows"]
+    for row in found:
         yield (
             f"what the deploy of {_count(row)} takes longer than their highstate: at most {AIM_COST:.0f} trivial"
             " `salt-run`",
             words.verdict_of_both(row["cost_in_trivial"], AIM_COST, "", loaded),
         )
-    first, last = rows[0], rows[-1]
+    first, last = found[0], found[-1]
     yield (
         f"the same for {_count(last)}, against {_count(first)}: at most {AIM_GROWTH:.2f}",
         words.verdict(last["cost"]["wall"]["median"] / first["cost"]["wall"]["median"], AIM_GROWTH),
     )
-    for row in rows:
+    for row in found:
         yield (
             f"gate and external pillar, {_count(row)}: at most {AIM_GATE:.0f} % of the highstate",
             words.verdict(row["gate"]["wall"]["median"], AIM_GATE, " %", 1),
         )
-    for row in rows:
+    for row in found:
         allowed = 1 + row[GATED]["wall"]["median"] / 1000 / AIM_WIKI
         yield (
             f"wiki requests of all gates, highstate of {_count(row)}: at most one per {AIM_WIKI:.0f} seconds, and one",
@@ -171,6 +198,16 @@ def page(found):
             ]
         )
         counts.append([row["minions"], *(row["counts"][name]["wiki"] for name in (BARE, GATED, DEPLOY))])
+    own = found["own"]
+    names = {
+        TRIVIAL: "none: `salt-run test.arg`",
+        NOTHING: "that does nothing",
+        RUNNERS: f"of {own['runners']} runners that do nothing",
+    }
+    salts = [
+        [names[row["what"]], *words.both(row, words.seconds), *words.both(row["ratio"], words.times)]
+        for row in own["rows"]
+    ]
     heads = ["minions", "deploy − bare, s", "in trivial `salt-run`s", "publishes × s", "gated over bare"]
     heads.append("the gate's state")
     return f"""
@@ -190,6 +227,12 @@ On separate servers a question takes about as long for twenty as for one. Here a
 and each answer costs CPU time, so that this part grows with them.
 
 {words.table(heads, costs)}
+
+Of that, this much is Salt's own, whatever the steps do: to run an orchestration, and for each step that calls a runner
+to load a minion of the master's, grains included. The deploy calls {own["runners"]} runners. As a ratio to a trivial
+`salt-run`:
+
+{words.table(["orchestration", "clock, s", "CPU, s", "ratio, clock", "CPU"], salts)}
 
 Requests to the wiki, the most of any round:
 

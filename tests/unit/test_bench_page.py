@@ -23,7 +23,8 @@ def figure(median, low=None, high=None):
 
 
 def test_the_page_and_the_plots_say_what_the_results_say(results):
-    assert (FOLDER / "index.md").read_text(encoding="utf-8") == report.page(results)
+    written = (FOLDER / "index.md").read_text(encoding="utf-8")
+    assert written == report.page(results), "run `script/bench --page`"
     drawn = report.plots(results)
     assert {path.name: path.read_text(encoding="utf-8") for path in FOLDER.glob("*.svg")} == drawn
 
