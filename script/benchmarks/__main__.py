@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 
 import psutil
 
@@ -93,7 +94,18 @@ def _measure(name, folder, quick):
     if not late:
         with contextlib.suppress(OSError, ValueError):
             answer = json.loads((own / "answer.json").read_text(encoding="utf-8"))
-    return {"about": about, **answer}
+    return _told(name, {"about": about, **answer})
+
+
+def _told(name, result):
+    """The result, if the page can tell it; one that it cannot must not keep the others from it."""
+    try:
+        report.page({name: result})
+        report.plots({name: result})
+    except Exception as error:
+        traceback.print_exc()
+        return {"about": result["about"], "failed": f"measured, but cannot be told: {type(error).__name__}: {error}"}
+    return result
 
 
 def _end(child):

@@ -43,9 +43,11 @@ def about(quick):
 
 
 def _debian_version(package):
-    done = subprocess.run(
-        ["dpkg-query", "-W", "-f", "${Version}", package], capture_output=True, text=True, check=False
-    )
+    command = ["dpkg-query", "-W", "-f", "${Version}", package]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError:
+        return "?"
     return done.stdout.partition("+")[0].partition("-")[0] or "?"
 
 
