@@ -1,10 +1,14 @@
 """The gate's rule and the external pillar, as Salt loads them on a masterless minion with a SQLite token."""
 
+import contextlib
 import json
 import multiprocessing
+import socket
+import threading
 import time
 
 import pytest
+from salt.exceptions import CommandExecutionError
 
 from saltext.deploytoken import config, glass, live
 from saltext.deploytoken.token import Token
@@ -124,6 +128,47 @@ def test_test_runs_pass_whoever_holds_the_token(check, token):
     assert not check(test="yes")["allowed"]
 
 
+@pytest.mark.parametrize("test", [1, "True", "yes", "False", [True]])
+def test_of_a_test_run_only_true_itself_is_believed(check, token, test):
+    assert token.status()["held_by"] is None
+    assert not check(test=test)["allowed"]
+
+
+@pytest.fixture
+def executor(loaders, options):
+    """``executor("state.apply", test=True)``: None if it would run, else the words of the refusal."""
+    loaded = loaders("minion", **options).executors
+
+    def asked(function, **kwargs):
+        try:
+            return loaded["deploygate.execute"]({}, {"fun": function}, function, [], kwargs)
+        except CommandExecutionError as error:
+            return str(error)
+
+    return asked
+
+
+@pytest.mark.parametrize(
+    "function", ["state.apply", "state.run_request", "state.of_a_later_salt", "transactional_update.apply"]
+)
+def test_what_runs_states_is_refused_by_the_executor(executor, token, function):
+    assert token.status()["held_by"] is None
+    assert executor(function).startswith("Refused: nobody holds the deploy token")
+
+
+@pytest.mark.parametrize("function", ["state.low", "state.template", "transactional_update.apply"])
+def test_test_is_not_believed_of_functions_that_do_not_keep_to_it(executor, token, function):
+    assert token.status()["held_by"] is None
+    assert "Refused" in executor(function, test=True)
+
+
+@pytest.mark.parametrize(
+    "function", ["state.show_top", "state.test", "state.soft_kill", "transactional_update.reboot"]
+)
+def test_what_runs_no_states_is_not_asked_about(executor, function):
+    assert executor(function) is None
+
+
 def test_off_asks_nothing_and_yaml_reads_it_as_false(check):
     for word in ("off", False):
         assert check(deploygate=word)["allowed"]
@@ -186,6 +231,41 @@ def test_a_hold_that_is_a_moment_old_opens_and_one_that_is_over_closes_soon(opti
     last = json.loads(path.read_text())
     path.write_text(json.dumps({**last, "asked": last["asked"] - 10, "answered": last["answered"] - 10}))
     assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_an_answer_from_another_time_of_the_clock_opens_nothing(options, token, tmp_path, hours):
+    opts = {**options, "cachedir": str(tmp_path)}
+    token.acquire("upgrade", ref=REF)
+    assert live.answer(opts, "web", {"ref": REF})["ref"] == REF
+    token.release("done", ref=REF)
+    path = tmp_path / "deploytoken" / "live.json"
+    last = json.loads(path.read_text())
+    path.write_text(json.dumps({**last, "asked": time.time() + 3600 * hours, "answered": time.time() + 3600 * hours}))
+    assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+def test_a_wiki_that_drips_closes_the_gate_in_time(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "TIMEOUT", 2)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        dripping = threading.Event()
+
+        def drip():
+            client, _ = server.accept()
+            with client, contextlib.suppress(OSError):
+                client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")
+                while not dripping.wait(0.05):  # each byte is well within the time-out
+                    client.sendall(b" ")
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        store = f"http://127.0.0.1:{server.getsockname()[1]}/projects/p/wiki/Page"
+        opts = {"cachedir": str(tmp_path), "deploytoken": {"store": store, "api_key": "x", "timeout": 1}}
+        answer = live.answer(opts, "web", {"ref": REF})
+        assert thread.is_alive(), "the answer came only when the dripping ended"
+        dripping.set()
+        thread.join()
+    assert answer == {"error": "no answer from the wiki within 2 seconds"}
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"store": 1}', '{"token": {"ref": "f9c2a1b0"}, "asked": "x"}'])

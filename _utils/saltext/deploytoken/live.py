@@ -15,7 +15,9 @@ import hashlib
 import json
 import logging
 import os
+import queue
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -25,7 +27,7 @@ log = logging.getLogger(__name__)
 
 #: For so many seconds an answer may serve others. A token that is taken over closes the gate within this time.
 MAX_AGE = 3
-#: So many seconds are spent on one request to the wiki, at most.
+#: So many seconds are spent on asking the wiki, at most, whatever it does.
 TIMEOUT = 5
 #: So many seconds a gate waits for the one that asks.
 PATIENCE = 2 * TIMEOUT
@@ -47,15 +49,24 @@ def answer(opts, minion_id, knock):
     Returns ``held_by``, ``ref``, ``reason`` and ``since``, or ``error``. Never raises: an exception in an external
     pillar would disturb more than the gate.
     """
+    return _told(_answer, opts, minion_id, knock)
+
+
+def _told(find, *args):
+    """What is found, or the error in one line."""
     try:
-        if knock.get("break_glass"):
-            glass.record(opts["cachedir"], minion_id, knock["break_glass"], knock.get("fun"))
-        return _shared(Path(opts["cachedir"]), config.parse(opts), knock.get("ref"))
+        return find(*args)
     except errors.Error as error:
         return {"error": str(error)}
     except Exception as error:  # its text may hold what minions should not see; the master's log is for the master
         log.exception("The live deploy token cannot be told")
         return {"error": f"{type(error).__name__}; see the master's log"}
+
+
+def _answer(opts, minion_id, knock):
+    if knock.get("break_glass"):
+        glass.record(opts["cachedir"], minion_id, knock["break_glass"], knock.get("fun"))
+    return _shared(Path(opts["cachedir"]), config.parse(opts), knock.get("ref"))
 
 
 def _shared(cachedir, conf, ref):
@@ -80,23 +91,40 @@ def _will_do(last, ref, arrived):
     Whether the last answer serves this run.
 
     Always, if the wiki was asked after the run knocked. A slightly older one serves unless it would turn away a run
-    that carries a ref: that hold may have been acquired a second ago.
+    that carries a ref: that hold may have been acquired a second ago. The age of a token counts from the question,
+    that of an error from its end, or a slow wiki would be waited for by one gate after the other.
     """
+    now = time.time()
+    if not last["asked"] <= last["answered"] <= now:  # the clock was set back: the age cannot be told
+        return False
     if last["asked"] >= arrived:
         return True
-    if not 0 <= time.time() - last["answered"] <= MAX_AGE:
+    failed = "error" in last["token"]
+    if now - last["answered" if failed else "asked"] > MAX_AGE:
         return False
-    return not ref or "error" in last["token"] or last["token"]["ref"] == ref
+    return not ref or failed or last["token"]["ref"] == ref
 
 
 def _ask(conf):
-    """Ask the wiki, once and not for long."""
-    conf = dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT), deadline=min(conf.deadline, TIMEOUT))
+    """
+    Ask the wiki, once and not for long.
+
+    In a thread of its own: time-outs do not bound an answer that comes byte by byte, nor a name that is slow to
+    resolve (requests 2.34). A master's worker must not wait for those. The thread ends when the wiki does.
+    """
+    answers = queue.SimpleQueue()
+    threading.Thread(target=lambda: answers.put(_told(_status, conf)), daemon=True).start()
     try:
-        with token.Token(conf) as live:
-            status = live.status()
-    except errors.Error as error:
-        return {"error": str(error)}
+        return answers.get(timeout=TIMEOUT)
+    except queue.Empty:
+        return {"error": f"no answer from the wiki within {TIMEOUT} seconds"}
+
+
+def _status(conf):
+    # A second less: what a time-out says is clearer than the end of patience.
+    patience = {name: min(getattr(conf, name), TIMEOUT - 1) for name in ("timeout", "deadline")}
+    with token.Token(dataclasses.replace(conf, **patience)) as live:
+        status = live.status()
     return {key: status[key] for key in ("held_by", "ref", "reason", "since")}
 
 
