@@ -132,11 +132,7 @@ def check(pillar=None, test=False, fun="state.apply"):
     knock = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
     if run["break_glass"]:
         knock["break_glass"] = {"why": run["break_glass"], "by": run["by"]}
-    try:
-        fresh = _fresh_pillar(knock)
-    except Exception as error:  # whatever goes wrong while asking, the answer is "closed"
-        log.debug("The live token could not be asked for", exc_info=True)
-        fresh = {"deploytoken": {"nonce": knock["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
+    fresh = _ask(knock)
     mode = mode or _mode(fresh.get("deploygate")) or "enforce"
     if mode == "off":
         return _answer(True, mode, "The gate of this minion is off.")
@@ -152,6 +148,106 @@ def check(pillar=None, test=False, fun="state.apply"):
         _raise_alarm("warned", comment, {"fun": fun})
         return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
     return _answer(False, mode, comment)
+
+
+def ways():
+    """
+    List the ways round the gate that are open on this minion. Changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt '*' deploygate.ways
+
+    Returns a dictionary: ``mode``; ``executor``, ``gate_state`` and ``live_token``, whether each is in place (bool);
+    and ``open``, a list of lines. A line says what passes the gate, or keeps it from ever opening, and what to do.
+    While there is one, the return code is 1.
+
+    The executor is told from the configuration with which the minion *runs*; ask through the master, not with
+    ``salt-call``. Of the schedule, the jobs are listed that run states and are seen neither by the gate state in the
+    top file nor by one in their own SLS. What is always open is named in ``docs/gate.md``.
+    """
+    knock = {"nonce": secrets.token_hex(16), "ref": "", "fun": "deploygate.ways"}
+    fresh = _ask(knock)
+    token = fresh.get("deploytoken")
+    mode = _mode(__opts__.get("deploygate")) or _mode(fresh.get("deploygate")) or "enforce"
+    executors = __opts__.get("module_executors")
+    found = {
+        "mode": mode,
+        "executor": isinstance(executors, list) and executors[:1] == ["deploygate"],
+        "gate_state": _begins_with_gate("state.show_lowstate"),
+        "live_token": isinstance(token, dict) and token.get("nonce") == knock["nonce"] and not token.get("error"),
+    }
+    lines = []
+    if mode != "enforce":
+        lines.append(f"Every run passes: deploygate is {mode}. Set it to enforce.")
+    if not found["executor"]:
+        lines.append(
+            "Published functions and salt-call pass, except a highstate: put deploygate first into module_executors, "
+            "as in `module_executors: [deploygate, direct_call]`, and restart the minion."
+        )
+    if not found["gate_state"]:
+        lines.append("A scheduled highstate passes: put deploytoken.gate first into the top file.")
+    if not found["live_token"]:
+        lines.append(f"The gate cannot open. {_verdict(token, knock['nonce'], '')[1]}")
+    lines += _scheduled(found["gate_state"])
+    if lines:
+        __context__["retcode"] = 1
+    return {**found, "open": lines}
+
+
+def _scheduled(gate_state):
+    """
+    Lines about the jobs of the minion's schedule that run states past the gate.
+
+    Told from what the minion's schedule itself goes by: `schedule.list` asks that over the minion's event bus, and
+    takes half a minute of silence for an empty schedule (3006.28 and 3008.3).
+    """
+    jobs = {}
+    for where in (__pillar__, __opts__):
+        found = where.get("schedule") or {}
+        if not isinstance(found, dict):
+            return ["The schedule is no dictionary. Salt runs none of it."]
+        jobs.update(found)
+    lines = []
+    for name, job in sorted(jobs.items()):
+        if not isinstance(job, dict) or name.startswith("__"):  # settings of the schedule, and Salt's own jobs
+            continue
+        function = job.get("function") or job.get("func") or ""
+        for fun in function if isinstance(function, list) else [function]:
+            if _job_passes(fun, job.get("args") or [], job.get("kwargs") or {}, gate_state):
+                lines.append(
+                    f"The scheduled job {name} ({fun}) passes: delete it, give it test=True, or have its SLS include "
+                    "deploytoken.gate."
+                )
+    return lines
+
+
+def _job_passes(fun, args, kwargs, gate_state):
+    """Whether this job runs states without the gate: the schedule knows no executors (Salt 3006.28 and 3008.3)."""
+    if not fun.startswith(("state.", "transactional_update.")):
+        told = [*args, *kwargs.values()]  # such as module.run's relatives, which run what they are told to
+        return any(isinstance(value, str) and "state." in value for value in told)
+    if not _runs_states(fun) or (kwargs.get("test") is True and fun in HONOUR_TEST):
+        return False
+    if kwargs.get("exclude") or fun not in ("state.apply", "state.highstate", "state.sls"):
+        return True
+    sls = args[0] if args else kwargs.get("mods")
+    if fun == "state.highstate" or not sls:
+        return not gate_state
+    return not _begins_with_gate("state.show_low_sls", sls, saltenv=kwargs.get("saltenv"))
+
+
+def _begins_with_gate(show, *args, **kwargs):
+    """Whether a run begins with the gate's state, and ends there if it refuses. What cannot be told does not."""
+    try:
+        low = __salt__[show](*args, **kwargs)
+        first = low[0]
+        return (first["state"], first["fun"], first.get("failhard")) == ("deploytoken", "gate", True)
+    except Exception:
+        log.debug("%s told nothing about the gate", show, exc_info=True)
+        return False
 
 
 def _runs_states(fun):
@@ -179,6 +275,15 @@ def _run(pillar):
     if not run["by"]:
         run["break_glass"] = ""
     return run
+
+
+def _ask(knock):
+    """The fresh pillar, or one that says that there is none: whatever goes wrong, the answer is "closed"."""
+    try:
+        return _fresh_pillar(knock)
+    except Exception as error:
+        log.debug("The live token could not be asked for", exc_info=True)
+        return {"deploytoken": {"nonce": knock["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
 
 
 def _fresh_pillar(knock):

@@ -1,0 +1,105 @@
+"""`deploygate.ways` tells of every known way round the gate that a minion leaves open, here without a master."""
+
+import pytest
+
+from saltext.deploytoken import config
+from saltext.deploytoken.token import Token
+
+GATE = "deploy token:\n  deploytoken.gate:\n    - order: first\n    - failhard: True\n"
+WORK = "work:\n  test.nop: []\n"
+
+
+@pytest.fixture
+def ways(loaders, tmp_path):
+    """``ways(schedule={…}, …)`` on a minion that is gated as it should be, but for what is said here."""
+    options = {
+        "deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"},
+        "ext_pillar": [{"deploytoken": None}],
+        "module_executors": ["deploygate", "direct_call"],
+    }
+    with Token(config.parse(options)) as token:
+        token.store.create("Held by: nobody\n\nh2. History\n", "init")
+    roots = tmp_path / "roots"
+    (roots / "deploytoken").mkdir(parents=True)
+    (roots / "deploytoken" / "gate.sls").write_text(GATE)
+    (roots / "work.sls").write_text(WORK)
+    (roots / "gated.sls").write_text("include:\n  - deploytoken.gate\n" + WORK.replace("work", "gated"))
+
+    def asked(top=("work", "deploytoken.gate"), **more):
+        lines = "".join(f"    - {sls}\n" for sls in top)
+        (roots / "top.sls").write_text(f"base:\n  '*':\n{lines}")
+        salt = loaders("minion", **{**options, "file_roots": {"base": [str(roots)]}, **more})
+        told = salt.modules["deploygate.ways"]()
+        assert salt.retcode == (1 if told["open"] else 0)
+        return told
+
+    return asked
+
+
+def test_a_minion_with_executor_gate_state_and_live_token_leaves_nothing_open(ways):
+    assert ways() == {"mode": "enforce", "executor": True, "gate_state": True, "live_token": True, "open": []}
+
+
+@pytest.mark.parametrize("executors", [None, [], ["direct_call"], ["direct_call", "deploygate"], "deploygate"])
+def test_an_executor_that_is_not_the_first_is_told(ways, executors):
+    told = ways(module_executors=executors)
+    assert not told["executor"]
+    assert "module_executors: [deploygate, direct_call]" in told["open"][0]
+
+
+@pytest.mark.parametrize("top", [(), ("work",), ("no.such.sls",)])
+def test_a_top_file_without_the_gate_is_told(ways, top):
+    told = ways(top)
+    assert not told["gate_state"]
+    assert "first into the top file" in told["open"][0]
+
+
+@pytest.mark.parametrize("mode", ["warn", "off", False])
+def test_a_gate_that_lets_everything_through_is_told(ways, mode):
+    told = ways(deploygate=mode)
+    assert told["mode"] in told["open"][0]
+    assert "Every run passes" in told["open"][0]
+
+
+def test_a_token_that_cannot_be_had_is_told(ways):
+    told = ways(ext_pillar=[])
+    assert not told["live_token"]
+    assert "The gate cannot open. Refused: the pillar of this minion has no live deploy token" in told["open"][0]
+
+
+PASSES = {
+    "an SLS without the gate": {"function": "state.apply", "args": ["work"]},
+    "another name for it": {"function": "state.sls", "kwargs": {"mods": "work"}},
+    "two, of which one is gated elsewhere": {"function": "state.sls_id", "args": ["gated", "gated"]},
+    "one state": {"function": "state.single", "args": ["test.nop", "x"]},
+    "a highstate without its gate": {
+        "function": "state.highstate",
+        "kwargs": {"exclude": [{"sls": "deploytoken.gate"}]},
+    },
+    "an SLS that is not there": {"function": "state.apply", "args": ["no.such.sls"]},
+    "told by another function": {"function": "cmd.run", "args": ["salt-call --local state.apply work"]},
+    "a test that is not kept to": {"function": "state.low", "args": [{}], "kwargs": {"test": True}},
+    "one of several": {"function": ["test.ping", "state.apply"], "args": ["work"]},
+    "an old word": {"func": "state.apply", "args": ["work"]},
+}
+GATED = {
+    "a highstate": {"function": "state.highstate"},
+    "a bare apply": {"function": "state.apply"},
+    "an SLS that includes the gate": {"function": "state.apply", "args": ["gated"]},
+    "a test": {"function": "state.apply", "args": ["work"], "kwargs": {"test": True}},
+    "something else": {"function": "test.ping"},
+    "a look": {"function": "state.show_top"},
+}
+
+
+def test_each_scheduled_job_that_passes_the_gate_is_named_and_no_other(ways):
+    schedule = {"enabled": True, **{name: {"hours": 24, **job} for name, job in {**PASSES, **GATED}.items()}}
+    told = ways(schedule=schedule)["open"]
+    named = {name for name in schedule for line in told if line.startswith(f"The scheduled job {name} (")}
+    assert named == set(PASSES)
+    assert len(told) == len(PASSES)
+
+
+def test_a_scheduled_highstate_passes_where_the_top_file_has_no_gate(ways):
+    told = ways(("work",), schedule={"nightly": {"function": "state.highstate"}})["open"]
+    assert any("nightly (state.highstate)" in line for line in told)
