@@ -439,9 +439,9 @@ class Demo:
         self.tell(
             """The same command again. Nothing runs and the token is free, so it updates the repositories, asks the
             minions whether they are busy, takes the token, asks again, runs the highstate through the gate, and gives
-            the token back."""
+            the token back. Its last step is a page to read and to paste."""
         )
-        self.run(self.DEPLOY, says=["Failed: 0"], watch=True)
+        self.run(f"{self.DEPLOY} --state-output=full", says=["Failed: 0", "DEPLOYED", "1 changed"], watch=True)
         self.check(self.version() == 2, "the minion has version 2")
         page = self.page()
         self.check("Held by: nobody" in page, "the token is free again")
