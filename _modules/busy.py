@@ -45,6 +45,7 @@ import contextvars
 import datetime
 import hashlib
 import inspect
+import os
 import re
 import threading
 import time
@@ -59,6 +60,7 @@ MODULES = {"postgres": "pgactivity"}
 SECONDS = 20  # for a probe
 TOTAL = 60  # for all of them
 MOST = 200  # blockers of a probe
+OVER_SSH = "running_data"  # the folder in which Salt runs on the far side of salt-ssh
 FIELDS = ("user", "what", "ask", "state")
 
 
@@ -114,6 +116,10 @@ def _configured():
     if __pillar__.get("_errors"):
         # What is configured for this minion may be in the part that did not render.
         wrong.append(_unknown("busy", "pillar has errors, so the checks may be incomplete (pillar.items shows them)"))
+    if not __pillar__ and "busy" not in __opts__ and os.path.basename(__opts__.get("root_dir") or "") == OVER_SSH:
+        # Pillar comes along over salt-ssh with states only (3006.28 and 3008.3).
+        why = "no pillar came along over salt-ssh: ask with `salt-run busy.check TARGET ssh=True`"
+        wrong.append(_unknown("busy", f"{why}; where nothing is to be checked, `busy: {{}}` in pillar says so"))
     for source, where in ((__opts__, "the minion's configuration"), (__pillar__, "pillar")):
         configured = source.get("busy")
         if configured is None:
@@ -134,7 +140,7 @@ def _ask(name, settings, seconds):
     """The answer of a probe, or a reason (a text) why there is none."""
     function = f"{MODULES.get(name, name)}.probe"
     if not re.fullmatch(r"\w+", name, re.ASCII) or function not in __salt__:
-        return f"busy:{name}: this minion has no function {function} (saltutil.sync_modules brings ours)"
+        return f"busy:{name}: this minion has no function {function} ({_missing(function)})"
     try:
         settings = _resolved(settings)
     except LookupError as error:
@@ -161,6 +167,13 @@ def _ask(name, settings, seconds):
         # Its message may quote what it was given, and with that a password: where it happened says enough.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"failed with {type(error).__name__} in {place.name}, line {place.lineno}"
+
+
+def _missing(function):
+    """Why a function is not here: of a module that is there, what it lacks."""
+    told = getattr(__salt__, "missing_fun_string", lambda _: "")(function)
+    _, virtual, why = str(told).partition("__virtual__ returned False: ")
+    return why if virtual else "saltutil.sync_modules brings ours"
 
 
 def _resolved(value):

@@ -16,7 +16,7 @@ from saltext.deploytoken import door, errors
 
 
 @door.command
-def check(target=None, target_type="glob", consent=None, timeout=15):
+def check(target=None, target_type="glob", consent=None, timeout=15, ssh=False):
     """
     Say whether the minions are idle.
 
@@ -26,6 +26,7 @@ def check(target=None, target_type="glob", consent=None, timeout=15):
 
         salt-run busy.check 'kingfisher*'
         salt-run busy.check target='web1,web2' target_type=list --out=json
+        salt-run busy.check 'kingfisher*' ssh=True
         salt-run busy.check 'kingfisher*' consent='{by: "Jane Doe, helpdesk", for: ["kingfisher-main/scrapyd/*"]}'
 
     target, target_type
@@ -35,6 +36,8 @@ def check(target=None, target_type="glob", consent=None, timeout=15):
         for just that. What could not be known is never covered.
     timeout
         How long to wait for minions that give no sign, in seconds or as ``30s``, ``1m``. Default: 15.
+    ssh
+        Ask over salt-ssh those who are in the roster, with no master running.
 
     Returns a dictionary:
 
@@ -53,12 +56,14 @@ def check(target=None, target_type="glob", consent=None, timeout=15):
     argument is wrong.
     """
     agreed = agreement.parse(consent)
-    found = _look(door.text(target, "target"), target_type, _positive(timeout, "timeout"))
+    found = _look(door.text(target, "target"), target_type, _positive(timeout, "timeout"), ssh)
     return _verdict(found, agreed)
 
 
 @door.command
-def wait(target=None, timeout="2h", target_type="glob", consent=None, interval="15s", settle="6s", stuck="5m"):
+def wait(
+    target=None, timeout="2h", target_type="glob", consent=None, interval="15s", settle="6s", stuck="5m", ssh=False
+):
     """
     Wait until the minions are idle, and tell on standard error what is left.
 
@@ -72,7 +77,7 @@ def wait(target=None, timeout="2h", target_type="glob", consent=None, interval="
 
         salt-run busy.wait 'kingfisher*' timeout=4h
 
-    target, target_type, consent
+    target, target_type, consent, ssh
         As of :py:func:`check`.
     timeout
         How long to wait at most: ``90s``, ``30m``, ``2h``. Default: two hours.
@@ -96,7 +101,7 @@ def wait(target=None, timeout="2h", target_type="glob", consent=None, interval="
     waiting = {}  # the ids of what only waits: since when
     told = quiet = None
     while True:
-        found = _look(target, target_type, 15)
+        found = _look(target, target_type, 15, ssh)
         now = time.monotonic()
         left = _left(found, agreed)
         if not (left or found["unknowns"] or found["failed"] or not found["expected"]):
@@ -131,21 +136,30 @@ def _positive(value, key):
     return seconds
 
 
-def _look(target, target_type, timeout):
+def _look(target, target_type, timeout, ssh):
     """Ask once, and put the answers of all minions into one."""
     # Late: every salt-run imports every runner.
     from saltext.deploytoken import minions
 
+    opts = minions.over_ssh(__opts__, ssh)
     # 7: the module's own return code for "not idle", whose answer is as good as an idle one's.
-    asked = minions.ask(__opts__, target, target_type, "busy.check", timeout=timeout, retcodes=(0, 7))
+    if ssh:
+        # A function over salt-ssh has no pillar, and would find no checks configured. A state has it. But not
+        # state.single, which makes the far side's folders on this machine (3008.3), and fails for whoever may not.
+        ask = {"fun": "state.sls", "arg": ["deploytoken.busy"], "kwarg": {"test": True}, "retcodes": (0, 2, 7)}
+    else:
+        ask = {"fun": "busy.check", "retcodes": (0, 7)}
+    asked = minions.ask(opts, target, target_type, timeout=timeout, **ask)
     answers, failed = {}, dict(asked.failed)
     for minion, answer in asked.answers.items():
+        answer = _of_state(answer) if ssh else answer
         if _clear(minion, answer):
             answers[minion] = answer
         else:
             failed[minion] = f"answered something else than busy.check does: {minions.line(answer)}"
     return {
         "target": target,
+        "whom": minions.whom(opts),
         "expected": asked.expected,
         "minions": answers,
         "failed": failed,
@@ -155,6 +169,12 @@ def _look(target, target_type, timeout):
         ),
         "unknowns": [{"minion": minion, **one} for minion, answer in answers.items() for one in answer["unknowns"]],
     }
+
+
+def _of_state(states):
+    """What ``busy.asked`` found, out of the return of a run of states; anything else as it is."""
+    rows = list(states.values()) if isinstance(states, dict) else []
+    return rows[0].get("answer", states) if len(rows) == 1 and isinstance(rows[0], dict) else states
 
 
 def _clear(minion, answer):
@@ -201,9 +221,7 @@ def _verdict(found, agreed, prefix=""):
     details = _details(found, agreed)
     left, unknowns, failed = details["blockers"], found["unknowns"], found["failed"]
     if not found["expected"]:
-        raise errors.Busy(
-            f"The target {found['target']!r} matches no minion (salt-key --list all shows them)", **details
-        )
+        raise errors.Busy(f"The target {found['target']!r} matches no minion ({found['whom']})", **details)
     if not (left or unknowns or failed):
         kept = ("target", "expected", "minions", "consented", "outputter")
         return {"idle": True, **{key: details[key] for key in kept if key in details}}

@@ -14,7 +14,9 @@ from saltext.deploytoken import applying, config, door, errors
 
 
 @door.command
-def apply(target=None, ref=None, target_type="glob", sls=None, batch=None, saltenv=None, test=False, states=False):
+def apply(
+    target=None, ref=None, target_type="glob", sls=None, batch=None, saltenv=None, test=False, states=False, ssh=False
+):
     """
     Run the highstate, or named SLS, on the minions.
 
@@ -40,6 +42,8 @@ def apply(target=None, ref=None, target_type="glob", sls=None, batch=None, salte
         The states only say what they would change.
     states
         Return what the minions returned, as well.
+    ssh
+        Go over salt-ssh, to those who are in the roster, with no master running.
 
     Returns ``minions``: for each that was begun, ``result`` (True or False), ``changed`` (ids of states), ``failed``
     (``id`` and ``comment`` of each state that did), ``silent`` (it gave no return, and may still be at it) and
@@ -56,18 +60,19 @@ def apply(target=None, ref=None, target_type="glob", sls=None, batch=None, salte
     if not test and ref is None:
         raise errors.Invalid("ref: needed; `salt-run deploytoken.acquire` prints it")
     target = target if isinstance(target, list) else door.text(target, "target")
-    expected, unknown = minions.expect(__opts__, target, target_type)
+    opts = minions.over_ssh(__opts__, ssh)
+    expected, unknown = minions.expect(opts, target, target_type)
     for minion, why in sorted(unknown.items()):
         raise errors.Busy(f"{minion} {why}")
     if not expected:
-        raise errors.Busy(f"The target {target!r} matches no minion (salt-key --list all shows them)")
+        raise errors.Busy(f"The target {target!r} matches no minion ({minions.whom(opts)})")
     kwarg = {"queue": False, "test": test, "pillar": {"deploy": {"ref": ref}}}
     if saltenv is not None:
         kwarg["saltenv"] = door.text(saltenv, "saltenv")
     if sls is not None:
         kwarg["mods"] = door.words(sls, "sls")
     fun = "state.highstate" if sls is None else "state.sls"
-    publish = functools.partial(minions.follow, __opts__, fun=fun, kwarg=kwarg, tell=door.say)
+    publish = functools.partial(minions.follow, opts, fun=fun, kwarg=kwarg, tell=door.say)
     groups, ours = applying.batches(expected, batch), functools.partial(_ours, ref)
     try:
         found = applying.apply(groups, publish, ours, door.say, test)

@@ -13,7 +13,7 @@ See the ``busy`` runner for what is asked. This state is for the master (``salt-
 """
 
 
-def idle(name, target=None, target_type="glob", consent=None, wait_idle=None):
+def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ssh=False):
     """
     Make sure that the minions are idle, or that somebody agreed to what is interrupted.
 
@@ -29,13 +29,16 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None):
     wait_idle
         How long to wait for the minions to become idle: ``30m``, ``2h``. Default: not at all.
 
+    ssh
+        Ask over salt-ssh those who are in the roster.
+
     It only looks, so that it does the same with ``test=True``, except that it does not wait.
 
     There are never changes. What the consent covered is in the return's ``consented`` (``by`` and ``to``), and the
     minions that the target means in ``expected``; both for the states that come after it.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}, "consented": None, "expected": []}
-    function, arguments = "busy.check", {"target": target, "target_type": target_type, "consent": consent}
+    function, arguments = "busy.check", {"target": target, "target_type": target_type, "consent": consent, "ssh": ssh}
     if wait_idle and not __opts__["test"]:
         function, arguments["timeout"] = "busy.wait", wait_idle
     # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
@@ -59,3 +62,24 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None):
         lines += ["If the people named agree, write down who did, and run again with:", *value["consent_lines"]]
     ret["comment"] = "\n".join(lines)
     return ret
+
+
+def asked(name):
+    """
+    Have this machine say what the execution module's ``busy.check`` says, in the return's ``answer``.
+
+    For the runner, where it asks over salt-ssh: there, pillar comes along with states and not with functions.
+    ``deploytoken/busy.sls`` is all that it is for.
+
+    .. code-block:: bash
+
+        salt-ssh 'docs' state.apply deploytoken.busy test=True
+
+    name
+        Not used.
+
+    It only looks, so that it does the same with ``test=True``. There are never changes.
+    """
+    answer = __salt__["busy.check"]()
+    comment = "Idle" if answer.get("idle") is True else "Not idle"
+    return {"name": name, "result": True, "comment": comment, "changes": {}, "answer": answer}

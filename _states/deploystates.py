@@ -17,7 +17,7 @@ whose ``failhard`` skips the cleanup.
 """
 
 
-def applied(name, target, ref, target_type="glob", sls=None, batch=None, environment=None, test=False):
+def applied(name, target, ref, target_type="glob", sls=None, batch=None, environment=None, test=False, ssh=False):
     """
     Have the highstate, or named SLS, applied on every minion that the target means.
 
@@ -43,6 +43,9 @@ def applied(name, target, ref, target_type="glob", sls=None, batch=None, environ
     test
         Have the states only say what they would change, as ``test=True`` for the whole orchestration does.
 
+    ssh
+        Go over salt-ssh, to those who are in the roster.
+
     Changes are what the minions returned, of those that changed something or failed, as those of ``salt.state``. The
     return's ``minions`` has a summary of each that was begun, ``not_started`` those that were not, and ``reason`` the
     word for what went wrong, or None.
@@ -65,6 +68,7 @@ def applied(name, target, ref, target_type="glob", sls=None, batch=None, environ
         saltenv=environment,
         test=test,
         states=True,
+        ssh=ssh,
     )
     value = answer.get("return") if isinstance(answer, dict) else answer
     if not isinstance(value, dict):

@@ -18,6 +18,7 @@ Plain Python, without Salt's dunders, shared by the runners and the external pil
 ``config``          the master's ``deploytoken`` configuration, checked
 ``repositories``    the deploy repositories, brought up to date
 ``minions``         one question to many minions: who answered, who did not
+``roster``          the same over salt-ssh, to those who are in the roster
 ``applying``        states on many minions, in batches: who did what, who failed
 ``door``            the edge of every runner: arguments in, reasons and exit codes out
 ``errors``          one class per answer that is not success

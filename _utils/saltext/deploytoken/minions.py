@@ -4,6 +4,9 @@ One question to many minions: who was expected, who answered, who did not.
 Salt's own ways fail open here (measured on 3008.3): who is down is silently left out of ``cmd_iter``; without
 ``full_return`` every error is a truthy text; and a target that matches nobody is an empty, and thus spotless, answer.
 So the master says whom it expects before anybody is asked, and each of them is held against that list.
+
+With the options of :func:`over_ssh`, all of this goes over salt-ssh instead, to those who are in the roster
+(:py:mod:`roster <saltext.deploytoken.roster>`).
 """
 
 import dataclasses
@@ -13,7 +16,7 @@ import salt.client
 import salt.utils.minions
 from salt.exceptions import SaltException
 
-from saltext.deploytoken import errors
+from saltext.deploytoken import door, errors
 
 #: How Salt targets minions.
 TYPES = (
@@ -32,6 +35,7 @@ TYPES = (
 )
 #: So many seconds a master that was restarted has to be back, before its minions count as silent.
 MASTER_PATIENCE = 120
+_SSH = "deploytoken_over_ssh"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,12 +47,28 @@ class Answers:
     failed: dict
 
 
+def over_ssh(opts, ssh):
+    """
+    Return the options with which everything here goes over salt-ssh, if ``ssh`` is True; else the options as they are.
+
+    :raises errors.Invalid: when it is neither True nor False.
+    """
+    return {**opts, _SSH: True} if door.boolean(ssh, "ssh") else opts
+
+
+def whom(opts):
+    """Where a person sees which minions there are."""
+    return "the roster shows them" if opts.get(_SSH) else "salt-key --list all shows them"
+
+
 def expect(opts, target, target_type="glob"):
     """
     Return the ids of the minions that a target means, and ``{id: why}`` of those it names but that cannot exist.
 
-    :raises errors.Invalid: Salt has no such type of target.
+    :raises errors.Invalid: Salt has no such type of target, or no roster.
     """
+    if opts.get(_SSH):
+        return _roster().expect(opts, target, target_type)
     if target_type not in TYPES:
         raise errors.Invalid(f"target_type: {target_type!r} is none of {', '.join(TYPES)}")
     found = salt.utils.minions.CkMinions(opts).check_minions(target, target_type)
@@ -70,6 +90,12 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
     expected, failed = expect(opts, target, target_type)
     if not expected:
         return Answers(sorted(failed), {}, failed)
+    if opts.get(_SSH):
+        returns = {}
+        for minion, answer, why in _roster().returns(opts, expected, fun, arg, kwarg, timeout):
+            returns[minion] = answer
+            failed.update({minion: why} if answer is None else {})
+        return _held_against(expected, returns, failed, timeout, retcodes)
     try:
         with salt.client.get_local_client(mopts=dict(opts)) as client:
             returns = client.cmd(
@@ -85,6 +111,10 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
     except SaltException as error:
         returns = {}
         failed.update(dict.fromkeys(expected, f"could not be asked: {line(error)}"))
+    return _held_against(expected, returns, failed, timeout, retcodes)
+
+
+def _held_against(expected, returns, failed, timeout, retcodes):
     answers = {}
     for minion in expected:
         reason = problem(returns.get(minion), timeout, retcodes)
@@ -103,6 +133,9 @@ def follow(opts, ids, fun, kwarg=None, tell=print):
     does not say any more that it is at it, and its return is not in the master's job cache either. ``tell`` is called
     with a line when the master itself is away. Every id comes once.
     """
+    if opts.get(_SSH):
+        yield from _roster().returns(opts, ids, fun, kwarg=kwarg)
+        return
     left = set(ids)
     with salt.client.get_local_client(mopts=dict(opts)) as client:
         try:
@@ -164,6 +197,13 @@ def _cached(client, jid):
         for minion, answer in found.items()
         if isinstance(answer, dict) and "return" in answer
     }
+
+
+def _roster():
+    # Late: salt-ssh's client is a heavy import, and few need it.
+    from saltext.deploytoken import roster
+
+    return roster
 
 
 def problem(answer, timeout, retcodes=(0,)):
