@@ -31,12 +31,13 @@ REQUEST = (
     "batch",
     "saltenv",
     "test",
+    "ssh",
 )
 ON_FAILURE = ("hold", "release")
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-def gate(name):
+def gate(name, answer=None):
     """
     Refuse the run here unless the deploy token is held and the run carries that hold's ref.
 
@@ -50,14 +51,22 @@ def gate(name):
     name
         For people; nothing depends on it.
 
+    answer
+        (dict) What the rule says of this run, where it was asked while the run was compiled: over salt-ssh, for the
+        far side knows no master to ask. Default: ask it here.
+
     The rule, and how to go on when it refuses, is in :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>`.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    if "deploygate.check" not in __salt__:
-        ret["comment"] = "Refused: this minion lacks the gate's module. Run `salt MINION saltutil.sync_modules`."
-        return ret
-    # The run's own pillar, overrides included; `pillar.get` gives asterisks here (Salt 3008).
-    answer = __salt__["deploygate.check"](pillar=dict(__pillar__), test=__opts__.get("test"), fun="deploytoken.gate")
+    if answer is None:
+        if "deploygate.check" not in __salt__:
+            ret["comment"] = "Refused: this minion lacks the gate's module. Run `salt MINION saltutil.sync_modules`."
+            return ret
+        # The run's own pillar, overrides included; `pillar.get` gives asterisks here (Salt 3008).
+        run = dict(__pillar__)
+        answer = __salt__["deploygate.check"](pillar=run, test=__opts__.get("test"), fun="deploytoken.gate")
+    if not isinstance(answer, dict):
+        answer = {}
     ret["result"] = answer.get("allowed") is True
     ret["comment"] = answer.get("comment") or "Refused: the gate gave no answer."
     if answer.get("warning"):
@@ -265,8 +274,9 @@ def _wrong(deploy):
         return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
     if "batch" in deploy and not re.fullmatch(r"[1-9]\d*%?", str(deploy["batch"])):
         return "deploy:batch is neither a number of minions nor a share of them, like 25%"
-    if not isinstance(deploy.get("test", False), bool):
-        return "deploy:test is neither true nor false"
+    for key in ("test", "ssh"):
+        if not isinstance(deploy.get(key, False), bool):
+            return f"deploy:{key} is neither true nor false"
     if isinstance(deploy["target"], list) and deploy.get("target_type", "list") != "list":
         return "deploy:target is a list, so deploy:target_type must be list, or left out"
     if "reboot_timeout" in deploy and type(deploy["reboot_timeout"]) is not int:
@@ -319,8 +329,10 @@ def _boot_ids(minions):
     """The boot id of each of these minions that gives one, with one publish."""
     if not minions:
         return {}
-    answers = __salt__["saltutil.cmd"](sorted(minions), "file.read", arg=[BOOT_ID], tgt_type="list", timeout=15)
-    found = {minion: answer.get("ret") for minion, answer in answers.items() if isinstance(answer, dict)}
+    ssh = {"ssh": True} if (__pillar__.get("deploy") or {}).get("ssh") is True else {}
+    answers = __salt__["saltutil.cmd"](sorted(minions), "file.read", arg=[BOOT_ID], tgt_type="list", timeout=15, **ssh)
+    key = "return" if ssh else "ret"
+    found = {minion: answer.get(key) for minion, answer in answers.items() if isinstance(answer, dict)}
     return {minion: boot.strip() for minion, boot in found.items() if re.fullmatch("[0-9a-f-]{36}", str(boot).strip())}
 
 

@@ -1,12 +1,17 @@
-# The gate for every highstate: first in top.sls, for every gated minion.
-#
-#   base:
-#     '*':
-#       - deploytoken.gate
-#
-# It sees what the minion starts by itself. The executor `deploygate` sees the rest: see docs/gate.md.
+{#-
+The gate for every highstate: first in top.sls, for every gated minion.
 
+    base:
+      '*':
+        - deploytoken.gate
+
+It sees what the minion starts by itself. The executor `deploygate` sees the rest: see docs/gate.md. Over salt-ssh (where
+`opts` has the far side's `thin_dir`) the far side knows no token, and the machine that compiles this page answers.
+-#}
 deploy token:
   deploytoken.gate:
     - order: first
     - failhard: True
+{%- if "thin_dir" in opts %}
+    - answer: {{ salt["deploygate.check"](pillar={"deploy": pillar.get("deploy")}, test=opts.test, fun="deploytoken.gate") | json }}
+{%- endif %}

@@ -17,6 +17,7 @@ KINDS = {
     "_executors": ("executors", "Executors"),
     "_pillar": ("pillar", "External pillars"),
     "_output": ("output", "Outputters"),
+    "_wrapper": ("wrapper", "Wrappers for salt-ssh"),
 }
 sys.path.insert(0, str(ROOT / "_utils"))
 import saltext.deploytoken  # noqa: E402

@@ -18,6 +18,7 @@ SHIPPED = {
     "_pillar": "pillar",
     "_runners": "runners",
     "_states": "states",
+    "_wrapper": "wrapper",
     "deploytoken": "files/deploytoken",
 }
 

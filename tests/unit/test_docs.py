@@ -16,7 +16,7 @@ from saltext.deploytoken import config, errors, repositories
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FAILURES = errors.Error.__subclasses__()
-LOADED = ("_executors", "_modules", "_output", "_pillar", "_runners", "_states")
+LOADED = ("_executors", "_modules", "_output", "_pillar", "_runners", "_states", "_wrapper")
 
 # Every place where a line for people is written: what a runner refuses, and what the gate and the steps refuse.
 SPEAKERS = [
@@ -24,6 +24,7 @@ SPEAKERS = [
     *sorted((ROOT / "_runners").glob("*.py")),
     *sorted((ROOT / "_states").glob("*.py")),
     *sorted((ROOT / "_executors").glob("*.py")),
+    *sorted((ROOT / "_wrapper").glob("*.py")),
     ROOT / "_modules" / "deploygate.py",
 ]
 SPOKEN_BY = {failure.__name__ for failure in FAILURES} | {"Missing", "Unanswered", "Refused", "CommandExecutionError"}
@@ -155,7 +156,7 @@ def lines_for_people(path):
         if isinstance(node, ast.Call) and node.args:
             name = ast.unparse(node.func).removeprefix("errors.")
             line = spoken(node.args[0]) if name in SPOKEN_BY or name == "_invalid" else ""
-        elif path.parent.name in ("_states", "_modules", "_executors"):
+        elif path.parent.name in ("_states", "_modules", "_executors", "_wrapper"):
             line = spoken(node) if spoken(node).startswith("Refused: ") else ""
         else:
             line = ""

@@ -14,6 +14,7 @@ The master's configuration under the one key ``deploytoken``, checked as a whole
         heading: History
         entry: '* {until} {name}: {summary}{notes} (ref {ref})'
         newest: first                           # or last
+      ssh_gate: false                           # true: salt-ssh runs no states without the token
 
 ``store: sqlite:////var/lib/deploytoken/token.db`` keeps the page in a local file instead.
 """
@@ -58,6 +59,7 @@ class Config:
     verify: bool | str = True  # never False
     history: History = History()
     repositories: object = None
+    ssh_gate: bool = False
 
     def __repr__(self):
         # A key must not end up in a log or a traceback.
@@ -88,6 +90,7 @@ def parse(opts):
         verify=_verify(raw),
         history=_history(raw.get("history")),
         repositories=raw.get("repositories"),
+        ssh_gate=door.boolean(raw.get("ssh_gate", Config.ssh_gate), "deploytoken.ssh_gate"),
     )
 
 

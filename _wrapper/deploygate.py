@@ -1,0 +1,43 @@
+"""
+The gate's rule over salt-ssh
+=============================
+
+.. versionadded:: 0.1.0
+
+Over salt-ssh the far side knows no master, and no token: this machine compiles all that runs there. So the rule of the
+execution module :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>` is asked here, for the target and with
+its pillar, in place of there. The state ``deploytoken/gate.sls`` asks it while it is compiled, and the wrapper
+:py:mod:`state <saltext.deploytoken.wrapper.state>` before every function that runs states.
+
+The configuration is that of the gate on a master: ``deploytoken`` and ``ext_pillar``, in the configuration that
+salt-ssh uses.
+"""
+
+import salt.loader
+
+
+def check(pillar=None, test=False, fun="state.apply"):
+    """
+    Say whether a run of states on the target is allowed now. Changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-ssh 'docs' deploygate.check
+        salt-ssh 'docs' deploygate.check pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+
+    The arguments and the answer are those of the execution module :py:func:`deploygate.check
+    <saltext.deploytoken.modules.deploygate.check>`.
+    """
+    far = dict(__opts__)
+    here = dict(far["__master_opts__"])
+    # The target's name and environment, and everything else as it is here: what Salt itself does to compile the
+    # target's pillar.
+    opts = {**far, **here, "file_client": "local"}
+    opts.update({key: far.get(key) for key in ("id", "grains", "saltenv", "pillarenv")})
+    rule = salt.loader.minion_mods(opts)
+    if "deploygate.check" not in rule:
+        comment = "Refused: the gate's execution module is not here. Run `salt-run saltutil.sync_modules`."
+        return {"allowed": False, "mode": "enforce", "comment": comment, "warning": False}
+    return rule["deploygate.check"](pillar=pillar, test=test, fun=fun)
