@@ -19,6 +19,7 @@ docs/procedure.md describes the keys of `deploy`, and every end that a deploy ca
 {%- set target = (target | join(",") if listed else target) | json %}
 {%- set target_type = deploy.target_type | default("list" if listed else "glob") | json %}
 {%- set reason = deploy.reason | default("") | json %}
+{%- set ssh = deploy.ssh | default(False) %}
 {%- set consent = deploy.consent | default(None) | json %}
 
 {%- macro after(step) %}
@@ -43,6 +44,7 @@ idle:
     - target: {{ target }}
     - target_type: {{ target_type }}
     - consent: {{ consent }}
+    - ssh: {{ ssh | json }}
     - wait_idle: {{ (None if test else deploy.wait_idle | default(None)) | json }}
     {{- after("deployrepos: repositories") }}
 
@@ -62,6 +64,7 @@ still idle:
     - target: {{ target }}
     - target_type: {{ target_type }}
     - consent: {{ consent }}
+    - ssh: {{ ssh | json }}
     {{- after("deploytoken: token") }}
 
 boots:
@@ -76,6 +79,7 @@ deploy:
     - sls: {{ deploy.sls | default(None) | json }}
     - batch: {{ deploy.batch | default(None) | json }}
     - environment: {{ deploy.saltenv | default(None) | json }}
+    - ssh: {{ ssh | json }}
     - test: {{ test }}
     {{- after("deploytoken: boots") }}
 
