@@ -242,6 +242,13 @@ def test_every_deploy_that_is_shown_asks_for_what_there_is(path):
     assert [key for request in asked for key in request["deploy"] if key not in known] == []
 
 
+def test_what_the_readme_shows_of_a_run_was_recorded():
+    shown = re.findall(r"(?s)<!-- session: \w+ -->\n(```console\n.*?\n```)", text("README.md"))
+
+    assert len(shown) == text("README.md").count("```console")
+    assert [block for block in shown if block not in text("docs/session.md")] == [], "run script/session"
+
+
 def test_every_picture_is_shown():
     pages = "".join(path.read_text(encoding="utf-8") for path in PAGES)
 
