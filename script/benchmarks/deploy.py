@@ -25,7 +25,7 @@ TOP = "base:\n  '*':\n{% if not pillar.get('bare') %}    - deploytoken.gate\n{% 
 
 def run(bench):
     sizes = SIZES[: bench.rounds(2, 3)]
-    rounds = bench.rounds(3, 6)
+    rounds = bench.rounds(3, 5)
     redmine = bench.redmine()
     proxy = bench.stack.enter_context(FaultProxy(redmine.url))
     wiki = {"store": proxy.at(redmine.new_page(PAGE)), "api_key": redmine.key("alice"), "name": "Alice"}

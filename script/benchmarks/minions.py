@@ -22,7 +22,7 @@ PING, NOTHING, PROBES, LOOP = "`salt '*' test.ping`", "nothing configured", "Scr
 
 def run(bench):
     sizes = SIZES[: bench.rounds(2, 4)]
-    rounds = bench.rounds(3, 6)
+    rounds = bench.rounds(3, 5)
     scrapyd = Scrapyd(bench.path("scrapyd"))
     bench.stack.callback(scrapyd.stop)
     scrapyd.start(deploy=False)
