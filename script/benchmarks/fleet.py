@@ -99,6 +99,10 @@ class Fleet(Config):
         ended = [name for name in minions if self.minions[name].poll() is not None]
         if ended:
             raise RuntimeError(f"{ended[0]} ended:\n{process.tail(self._base / ended[0] / 'output')}")
+        # Not asked before they are known: the client would print that it has nobody to ask.
+        keys = self._base / "pki" / "minions"
+        if not all((keys / name).exists() for name in minions):
+            return False
         return set(self.ask(minions, "test.ping", timeout=10)) == set(minions)
 
     def ask(self, minions, function, *arguments, timeout=PATIENCE, **named):
