@@ -6,6 +6,7 @@ Each minion is the command ``salt-minion``, without the second process that woul
 start; once there, they wait.
 """
 
+import collections
 import os
 import pathlib
 import signal
@@ -15,6 +16,7 @@ import sys
 import psutil
 import salt.client
 import salt.config
+import salt.payload
 import yaml
 
 from tests.support import process
@@ -133,8 +135,10 @@ class Fleet(Config):
         return done
 
     def publishes(self):
-        """How many jobs were published to minions so far."""
-        return sum(1 for _ in (self._base / "cache" / "jobs").glob("*/*/.minions.p"))
+        """What was published to minions so far: each function, and how often."""
+        loads = (self._base / "cache" / "jobs").glob("*/*/.load.p")
+        jobs = [salt.payload.loads(path.read_bytes()) for path in loads if path.with_name(".minions.p").exists()]
+        return collections.Counter(job["fun"] for job in jobs)
 
     def memory(self):
         """Megabytes that the master's processes have for themselves."""

@@ -17,7 +17,8 @@ AIM = 1.25
 AIM_MEMORY = 1.10
 SIZES = (1, 5, 20, 50)
 PEOPLE = 3
-PING, NOTHING, PROBES, LOOP = "`salt '*' test.ping`", "nothing configured", "Scrapyd and tmux", "by hand"
+PING, FLOOR = "`salt '*' test.ping`", "a trivial `salt-run`"
+NOTHING, PROBES, LOOP = "nothing configured", "Scrapyd and tmux", "by hand"
 
 
 def run(bench):
@@ -36,7 +37,9 @@ def run(bench):
         for name, settings in ((NOTHING, None), (PROBES, asked)):
             _configure(fleet, settings)
             functions = {PING: ping, name: functools.partial(_check, fleet, settings)}
-            if settings:
+            if name == NOTHING:
+                functions[FLOOR] = functools.partial(fleet.ran, "test.arg", "x")
+            else:
                 functions[LOOP] = functools.partial(_by_hand, size, people, scrapyd.url)
             bench.say(f"minions: {size}, {name}, {rounds} rounds")
             samples, _ = in_turn(functions, rounds)
@@ -106,11 +109,15 @@ def _count(row):
 
 
 def page(found):
+    names = {
+        PING: f"{PING}, in turn with the next two",
+        NOTHING: f"`salt-run busy.check '*'`, {NOTHING}",
+        PROBES: f"`salt-run busy.check '*'`, {PROBES}",
+        LOOP: "by hand, one server after the other",
+    }
     lines, memory = [], []
     for row in found["rows"]:
-        name = {PING: f"{PING}, in turn with the next", LOOP: "by hand, one server after the other"}.get(
-            row["what"], f"`salt-run busy.check '*'`, {row['what']}"
-        )
+        name = names.get(row["what"], row["what"])
         lines.append([row["minions"], name, *words.both(row, words.seconds), *words.both(row["ratio"], words.times)])
         if "memory" in row:
             memory.append([row["minions"], *(f"{value:,.0f} MB" for value in row["memory"].values())])
@@ -120,7 +127,8 @@ Whole commands. All minions are real `salt-minion` processes on this one machine
 where a hundred servers would answer a ping, or look at themselves, at the same time, here they queue. So the
 ratio with probes is worse than what separate servers would show, the more so the more minions there are; besides,
 each minion's probes look through the processes of all the others. *Nothing configured* is the same publish and the
-same answers without that: what the master's side costs.
+same answers without that: what the master's side costs. A trivial `salt-run` (`test.arg`), which asks nobody, stands
+beside it: what of the ratio is only that `salt-run` takes longer to start than `salt`.
 
 *By hand* is `{loop}` for {PEOPLE if found["su"] else 1} users and one request to Scrapyd, for each
 server, and leaves out the `ssh` to each of them, which takes longer than both.
