@@ -34,16 +34,12 @@ _LIBC = ctypes.CDLL(None)
 _PR_SET_PDEATHSIG = 1
 
 
-def _end_with_parent():
-    # Whoever kills the test run does not leave its servers behind.
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-
-
-def start(command, log, **options):
+def start(command, log, at_death=signal.SIGTERM, **options):
     """
     Start ``command`` in a process group of its own, with its output in the file ``log``.
 
-    It is ended by :py:func:`end`, or when the test run itself is killed.
+    It is ended by :py:func:`end`, or by the signal ``at_death`` when the test run itself is killed: whoever does that
+    does not leave its servers behind.
     """
     with open(log, "ab") as output:
         return subprocess.Popen(
@@ -52,7 +48,7 @@ def start(command, log, **options):
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=_end_with_parent,
+            preexec_fn=lambda: _LIBC.prctl(_PR_SET_PDEATHSIG, at_death),
             **options,
         )
 

@@ -1,0 +1,107 @@
+"""
+A machine that can be rebooted: a real salt-minion in mount and PID namespaces of its own.
+
+Its boot id is a file of its own, and its ``shutdown`` ends everything that runs in it, at once, as a reboot does.
+Needs root. The network is the test's, so that it finds the master on loopback.
+"""
+
+import pathlib
+import signal
+import sys
+
+import yaml
+
+from tests.support import process
+from tests.support.wait import until
+
+HERE = pathlib.Path(__file__).parent
+CHECKOUT = HERE.parent.parent
+
+
+class Machine:
+    """
+    The machine ``id`` of a :py:class:`tests.support.salt.Cluster`, in the folder ``folder``.
+
+    ``mode`` says what becomes of the next ``shutdown``:
+
+    ``reboot``
+        it goes down, and boots again.
+    ``off``
+        it goes down, and stays so until there is another mode.
+    ``same``
+        it goes down, and comes back with the boot id from before.
+    ``refuse``, ``ignore``
+        it does not go down, with an error and without.
+    """
+
+    def __init__(self, cluster, id, folder):
+        self.id = id
+        self.folder = pathlib.Path(folder)
+        self._cluster = cluster
+        self._process = None
+        for name in ("bin", "run", "etc"):
+            (self.folder / name).mkdir(parents=True)
+        shutdown = self.folder / "bin" / "shutdown"
+        shutdown.write_text((HERE / "shutdown.sh").read_text().replace("@FOLDER@", str(self.folder)))
+        shutdown.chmod(0o755)
+        self.mode = "reboot"
+        master = cluster.options
+        options = {
+            "id": id,
+            "master": "127.0.0.1",
+            "master_port": master["ret_port"],
+            "publish_port": master["publish_port"],
+            "root_dir": str(self.folder),
+            "log_level_logfile": "info",
+            "module_dirs": [str(CHECKOUT)],
+            "module_executors": ["deploygate", "direct_call"],
+            "default_include": "",
+            "acceptance_wait_time": 1,
+            "recon_default": 200,
+            "random_reauth_delay": 1,
+        }
+        (self.folder / "etc" / "minion").write_text(yaml.safe_dump(options))
+
+    @property
+    def mode(self):
+        return (self.folder / "mode").read_text()
+
+    @mode.setter
+    def mode(self, word):
+        (self.folder / "mode").write_text(word)
+
+    @property
+    def boot_id(self):
+        """The boot id that it has now, or had last."""
+        return (self.folder / "boot_id").read_text().strip()
+
+    @property
+    def orders(self):
+        """The arguments of each ``shutdown`` so far."""
+        path = self.folder / "orders"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def start(self):
+        minion = [sys.executable, pathlib.Path(sys.executable).with_name("salt-minion"), "-c", self.folder / "etc"]
+        spaces = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+        # unshare is deaf to SIGTERM while it waits (util-linux 2.38).
+        self._process = process.start(
+            [*spaces, "sh", HERE / "machine.sh", self.folder, *minion],
+            self.folder / "machine.log",
+            at_death=signal.SIGKILL,
+        )
+        return self
+
+    def up(self):
+        """Wait until its minion answers."""
+        until(lambda: self._cluster.salt(self.id, "test.ping").data == {self.id: True}, 90, f"{self.id} to answer")
+        return self
+
+    def forget(self):
+        """Forget the orders so far."""
+        (self.folder / "orders").unlink(missing_ok=True)
+
+    def stop(self):
+        self._process.kill()
+        process.end(self._process)
+        self._cluster.command("salt-key", "-y", "-d", self.id)
