@@ -13,7 +13,6 @@ import copy
 import json
 import re
 import shlex
-import time
 
 # What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
 REQUEST = (
@@ -27,14 +26,18 @@ REQUEST = (
     "name",
     "wait",
     "wait_idle",
+    "reboot",
+    "reboot_batch",
     "reboot_timeout",
+    "health",
     "batch",
     "saltenv",
     "test",
     "ssh",
 )
 ON_FAILURE = ("hold", "release")
-BOOT_ID = "/proc/sys/kernel/random/boot_id"
+# Of these, what means nothing without `reboot`.
+OF_REBOOTS = ("reboot_batch", "health")
 
 
 def gate(name, answer=None):
@@ -158,30 +161,7 @@ def held(name, reason, ref, resume=False, by=None, wait=None, test=False):
     return ret
 
 
-def booted(name):
-    """
-    Note the boot ids of the minions that ``busy.idle`` expects, for :py:func:`released` to tell who rebooted.
-
-    .. code-block:: yaml
-
-        boots:
-          deploytoken.booted: []
-
-    name
-        For people; nothing depends on it.
-
-    The boot ids are in the return's ``boots``. A minion that gives none fails it. Nothing is changed.
-    """
-    ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    expected = _expected(copy.deepcopy(__running__))
-    ret["boots"] = boots = _boot_ids(expected)
-    silent = sorted(expected - set(boots))
-    ret["result"] = bool(expected) and not silent
-    ret["comment"] = f"No boot id from {', '.join(silent)}" if silent else f"Noted for {', '.join(sorted(boots))}"
-    return ret
-
-
-def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout=300, test=False):
+def released(name, reason, ref, resumed=False, on_failure="hold", test=False):
     """
     End the deploy: release the token with an entry in the History, or keep it, according to how the steps before
     ended.
@@ -212,15 +192,13 @@ def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout
         (string) ``hold`` (default) or ``release``: what to do when a state failed. While a minion may still be at its
         states (it went silent, or the deploy was interrupted), the token is kept in any case.
 
-    reboot_timeout
-        (int) How many seconds to wait for minions that are rebooting. One that does not come back is a failure.
-
     test
         (bool) Release nothing, as ``test=True`` for the whole orchestration does.
 
     It looks at the orchestration's own steps: the ``busy.idle`` states say which minions are expected and who
-    consented to what, ``deploystates.applied`` says who ended how. A deploy that began on no minion gives the token
-    back. One that is kept is a failure of this state too, and the comment has the commands that go on.
+    consented to what, ``deploystates.applied`` says who ended how, ``deployreboots.done`` who rebooted. A deploy that
+    began on no minion gives the token back. One that is kept is a failure of this state too, and the comment has the
+    commands that go on.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     if test or __opts__.get("test"):
@@ -233,11 +211,6 @@ def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout
         ret["comment"] = f"The hold {ref} was ended while this deploy ran: {trouble}."
         ret["next"] = [_again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")]
         return ret
-    rebooted = []
-    if began and not at_it:
-        rebooted, away = _reboots(running, reboot_timeout)
-        if away:
-            trouble = "; ".join(filter(None, [trouble, f"no answer since from {', '.join(away)}"]))
     if trouble and (at_it or (resumed if not began else on_failure != "release")):
         ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}."
         if at_it:
@@ -245,6 +218,7 @@ def released(name, reason, ref, resumed=False, on_failure="hold", reboot_timeout
         return _with_ways_on(ret, ref, reason)
     summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
     consent = _consent(running) if began else None
+    rebooted = [words for step in _steps(running, "deployreboots.done") for words in step.get("rebooted") or []]
     summary = _short(summary)
     answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
     if "failed" in answer:
@@ -279,10 +253,28 @@ def _wrong(deploy):
             return f"deploy:{key} is neither true nor false"
     if isinstance(deploy["target"], list) and deploy.get("target_type", "list") != "list":
         return "deploy:target is a list, so deploy:target_type must be list, or left out"
-    if "reboot_timeout" in deploy and type(deploy["reboot_timeout"]) is not int:
-        return "deploy:reboot_timeout is not a number of seconds"
     if "ref" in deploy and not re.fullmatch("[0-9a-f]{8}", str(deploy["ref"])):
         return 'deploy:ref is not a text of 8 hex digits; write it in quotes: "ref": "f9c2a1b0"'
+    return _wrong_reboots(deploy)
+
+
+def _wrong_reboots(deploy):
+    """What is wrong with a request's keys for reboots, or an empty string."""
+    reboot, health = deploy.get("reboot", False), deploy.get("health", "test.ping")
+    named = isinstance(reboot, list) and reboot and all(isinstance(minion, str) and minion for minion in reboot)
+    if not isinstance(reboot, bool) and not named:
+        return "deploy:reboot is neither true nor a list of minions"
+    idle = [key for key in OF_REBOOTS if key in deploy and not reboot]
+    if idle:
+        return f"deploy:{idle[0]} means nothing without deploy:reboot"
+    batch = deploy.get("reboot_batch", 1)
+    if type(batch) is not int or batch < 1:
+        return "deploy:reboot_batch is not a number of minions above 0"
+    if not re.fullmatch(r"[1-9]\d*\s*[smhd]?", str(deploy.get("reboot_timeout", 300))):
+        return "deploy:reboot_timeout is neither a number of seconds nor a duration like 10m"
+    keys = [{"sls"}, {"function"}, {"function", "arg"}]
+    if not (isinstance(health, str) and health) and not (isinstance(health, dict) and set(health) in keys):
+        return "deploy:health is neither a function, nor {function: NAME, arg: [...]}, nor {sls: NAMES}"
     return ""
 
 
@@ -304,9 +296,11 @@ def _outcome(running):
     """
     applied = [step for step in _steps(running, "deploystates.applied") if step.get("__state_ran__", True)]
     minions = {minion: summary for step in applied for minion, summary in (step.get("minions") or {}).items()}
+    reboots = [step for step in _steps(running, "deployreboots.done") if step.get("__state_ran__", True)]
     # A step that fell over has no reason.
-    reasons = {step.get("reason", "unknown") for step in applied}
-    at_it = sorted(minion for minion, summary in minions.items() if summary.get("silent"))
+    reasons = {step.get("reason", "unknown") for step in [*applied, *reboots]}
+    at_it = {minion for minion, summary in minions.items() if summary.get("silent")}
+    at_it |= {minion for step in reboots if step.get("reason") == "interrupted" for minion in step["left"]}
     failed = [_first_line(step) for step in applied if step.get("result") is not True]
     if not minions and "unknown" not in reasons:
         failed = [step for step in running.values() if step.get("__state_ran__", True) and step.get("result") is False]
@@ -317,38 +311,13 @@ def _outcome(running):
         done = {minion for minion, summary in minions.items() if summary.get("result") is True}
         left_out = sorted(_expected(running) - done)
         failed = [f"no answer from {', '.join(left_out)}"] if left_out else []
-    return True, "; ".join(failed), at_it, "not_yours" in reasons
+    failed += [_first_line(step) for step in reboots if step.get("result") is not True]
+    return True, "; ".join(failed), sorted(at_it), "not_yours" in reasons
 
 
 def _expected(running):
     """The minions that the target meant, as the busy checks found them on the master's list."""
     return {minion for step in _steps(running, "busy.idle") for minion in step.get("expected") or []}
-
-
-def _boot_ids(minions):
-    """The boot id of each of these minions that gives one, with one publish."""
-    if not minions:
-        return {}
-    ssh = {"ssh": True} if (__pillar__.get("deploy") or {}).get("ssh") is True else {}
-    answers = __salt__["saltutil.cmd"](sorted(minions), "file.read", arg=[BOOT_ID], tgt_type="list", timeout=15, **ssh)
-    key = "return" if ssh else "ret"
-    found = {minion: answer.get(key) for minion, answer in answers.items() if isinstance(answer, dict)}
-    return {minion: boot.strip() for minion, boot in found.items() if re.fullmatch("[0-9a-f-]{36}", str(boot).strip())}
-
-
-def _reboots(running, patience):
-    """Who has another boot id than before, and who does not answer, after waiting for them. Two sorted lists."""
-    before = {
-        minion: boot
-        for step in _steps(running, "deploytoken.booted")
-        for minion, boot in (step.get("boots") or {}).items()
-    }
-    now = _boot_ids(before)
-    deadline = time.monotonic() + patience
-    while before.keys() - now.keys() and time.monotonic() < deadline:
-        time.sleep(5)
-        now.update(_boot_ids(before.keys() - now.keys()))
-    return sorted(minion for minion in now if now[minion] != before[minion]), sorted(before.keys() - now.keys())
 
 
 def _consent(running):
@@ -376,6 +345,12 @@ def _with_ways_on(ret, ref, reason):
 def _again(ref, why):
     """What this orchestration was asked for, as a command; under a hold, or under a new one."""
     deploy = {key: value for key, value in copy.deepcopy(dict(__pillar__["deploy"])).items() if key != "ref"}
+    for step in _steps(copy.deepcopy(dict(__running__)), "deployreboots.done"):
+        if step.get("rebooted") and deploy.get("reboot"):
+            # Whoever is back is not rebooted once more.
+            deploy["reboot"] = step["left"]
+    if not deploy.get("reboot"):
+        deploy = {key: value for key, value in deploy.items() if key not in ("reboot", *OF_REBOOTS)}
     asked = shlex.quote(json.dumps({"deploy": {**deploy, **({"ref": ref} if ref else {})}}))
     return why, f"salt-run state.orchestrate deploytoken.deploy pillar={asked}"
 

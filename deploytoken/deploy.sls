@@ -68,7 +68,11 @@ still idle:
     {{- after("deploytoken: token") }}
 
 boots:
-  deploytoken.booted:
+  deployreboots.noted:
+    - ref: {{ ref | json }}
+    - reboot: {{ deploy.reboot | default(False) | json }}
+    - ssh: {{ ssh | json }}
+    - test: {{ test }}
     {{- after("busy: still idle") }}
 
 deploy:
@@ -81,7 +85,20 @@ deploy:
     - environment: {{ deploy.saltenv | default(None) | json }}
     - ssh: {{ ssh | json }}
     - test: {{ test }}
-    {{- after("deploytoken: boots") }}
+    {{- after("deployreboots: boots") }}
+
+# Not after the deploy alone: whatever became of it, who rebooted and who is away belongs into the History.
+reboots:
+  deployreboots.done:
+    - ref: {{ ref | json }}
+    - after: deploy
+    - batch: {{ deploy.reboot_batch | default(1) | json }}
+    - timeout: {{ deploy.reboot_timeout | default(300) | json }}
+    - health: {{ deploy.health | default(None) | json }}
+    - consent: {{ consent }}
+    - ssh: {{ ssh | json }}
+    - test: {{ test }}
+    {{- after("deployreboots: boots") }}
 
 cleanup:
   deploytoken.released:
@@ -89,7 +106,6 @@ cleanup:
     - ref: {{ ref | json }}
     - resumed: {{ "ref" in deploy }}
     - on_failure: {{ deploy.on_failure | default("hold") | json }}
-    - reboot_timeout: {{ deploy.reboot_timeout | default(300) | json }}
     - test: {{ test }}
     - order: -1
     {{- after("deploytoken: token") }}

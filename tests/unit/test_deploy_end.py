@@ -8,7 +8,6 @@ from salt.utils.immutabletypes import freeze
 
 from tests.support import steps
 
-BOOT, OTHER = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 REF = "f9c2a1b0"
 
 
@@ -23,12 +22,10 @@ class Orchestration:
     def __init__(self):
         self.module = steps.load("deploytoken")
         self.told = []
-        self.boots = {"a": BOOT, "b": BOOT}
         self.release_fails = None
         self.steps = {
             "busy_|-idle_|-idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
             "busy_|-still idle_|-still idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
-            "deploytoken_|-boots_|-boots_|-booted": {"result": True, "boots": {"a": BOOT, "b": BOOT}},
             "deploystates_|-deploy_|-deploy_|-applied": {
                 "result": True,
                 "comment": "a: 1 changed; b: no changes",
@@ -37,10 +34,21 @@ class Orchestration:
                 "not_started": [],
                 "reason": None,
             },
+            "deployreboots_|-reboots_|-reboots_|-done": {
+                "result": True,
+                "comment": "All answer",
+                "rebooted": [],
+                "left": [],
+                "reason": None,
+            },
         }
         self.module.__opts__ = {"test": False}
         self.module.__pillar__ = {"deploy": {"target": "it's", "reason": "upgrade"}}
-        self.module.__salt__ = {"saltutil.runner": self.runner, "saltutil.cmd": self.cmd}
+        self.module.__salt__ = {"saltutil.runner": self.runner}
+
+    @property
+    def reboots(self):
+        return self.steps["deployreboots_|-reboots_|-reboots_|-done"]
 
     @property
     def applied(self):
@@ -52,12 +60,9 @@ class Orchestration:
             return {"success": True, "return": {"message": self.release_fails, "retcode": 6, "held_by": "Alice"}}
         return {"success": True, "return": {"held_by": None, "ref": None, "entry": "* entry"}}
 
-    def cmd(self, minions, function, **kwargs):
-        return {minion: {"ret": self.boots[minion] + "\n"} for minion in minions if minion in self.boots}
-
     def released(self, **kwargs):
         self.module.__running__ = freeze(self.steps)
-        return self.module.released("cleanup", "upgrade", REF, reboot_timeout=0, **kwargs)
+        return self.module.released("cleanup", "upgrade", REF, **kwargs)
 
 
 @pytest.fixture
@@ -173,13 +178,47 @@ def test_consent_that_was_not_needed_is_not_told(orchestration):
 
 
 def test_who_rebooted_is_told(orchestration):
-    orchestration.boots["b"] = OTHER
-    assert summary(orchestration)["rebooted"] == ["b"]
+    orchestration.reboots["rebooted"] = ["a", "b (by itself)"]
+    assert summary(orchestration)["rebooted"] == ["a", "b (by itself)"]
+
+
+def stuck(orchestration, **pillar):
+    orchestration.reboots.update(result=False, comment="b has not come back", rebooted=["a"], left=["b"])
+    orchestration.module.__pillar__["deploy"].update(reboot=True, reboot_batch=1, **pillar)
 
 
 def test_who_does_not_come_back_keeps_the_token_held(orchestration):
-    del orchestration.boots["b"]
-    assert "no answer since from b" in kept(orchestration)
+    stuck(orchestration)
+    assert "b has not come back" in kept(orchestration)
+
+
+def asked(words):
+    return json.loads(shlex.split(words)[3].removeprefix("pillar="))["deploy"]
+
+
+def test_the_command_that_goes_on_reboots_only_those_that_are_left(orchestration):
+    stuck(orchestration)
+    assert asked(kept(orchestration).splitlines()[-2].partition(": ")[2])["reboot"] == ["b"]
+
+
+def test_the_command_that_goes_on_after_all_reboots_reboots_nobody(orchestration):
+    stuck(orchestration)
+    orchestration.reboots.update(result=True, left=[])
+    orchestration.release_fails = "the wiki is away"
+    again = asked(dict(orchestration.released()["next"])["To run again under the same hold"])
+    assert again == {"target": "it's", "reason": "upgrade", "ref": REF}
+
+
+def test_on_failure_release_says_who_has_not_come_back(orchestration):
+    stuck(orchestration)
+    told = summary(orchestration, on_failure="release")
+    assert (told["summary"], told["rebooted"]) == ("upgrade (FAILED: b has not come back)", ["a"])
+
+
+def test_an_interruption_between_reboots_keeps_the_token_held(orchestration):
+    stuck(orchestration)
+    orchestration.reboots["reason"] = "interrupted"
+    kept(orchestration, on_failure="release")
 
 
 def test_a_release_that_fails_says_how_to_release(orchestration):

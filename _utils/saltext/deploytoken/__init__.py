@@ -20,6 +20,7 @@ Plain Python, without Salt's dunders, shared by the runners and the external pil
 ``minions``         one question to many minions: who answered, who did not
 ``roster``          the same over salt-ssh, to those who are in the roster
 ``applying``        states on many minions, in batches: who did what, who failed
+``reboots``         who rebooted, who is away, and reboots one after the other
 ``door``            the edge of every runner: arguments in, reasons and exit codes out
 ``errors``          one class per answer that is not success
 ==================  ====================================================================

@@ -67,7 +67,7 @@ class Repositories(Error):
 
 
 class Failed(Error):
-    """A minion failed a state, or did not say that it succeeded."""
+    """A minion failed a state, did not say that it succeeded, or did not come back from a reboot."""
 
     reason = "failed"
     code = 9

@@ -10,6 +10,7 @@ With the options of :func:`over_ssh`, all of this goes over salt-ssh instead, to
 """
 
 import dataclasses
+import logging
 import time
 
 import salt.client
@@ -17,6 +18,8 @@ import salt.utils.minions
 from salt.exceptions import SaltException
 
 from saltext.deploytoken import door, errors
+
+log = logging.getLogger(__name__)
 
 #: How Salt targets minions.
 TYPES = (
@@ -204,6 +207,31 @@ def _roster():
     from saltext.deploytoken import roster
 
     return roster
+
+
+def within(opts, ids, fun, arg=(), kwarg=None, timeout=15):
+    """
+    Call one function on minions with one publish, and return the full returns that come within so many seconds.
+
+    :func:`ask` is for one answer of everybody; this is for looking again and again at minions that come and go. It
+    ends as soon as all have answered, and waits for nobody longer, whether or not it is still at it. Who is missing
+    has not answered; a master that is away is as silent as its minions.
+    """
+    if opts.get(_SSH):
+        found = _roster().returns(opts, ids, fun, arg, kwarg, timeout)
+        return {minion: answer for minion, answer, _ in found if answer is not None}
+    found, end = {}, time.monotonic() + timeout
+    try:
+        with salt.client.get_local_client(mopts=dict(opts)) as client:
+            job = client.run_job(sorted(ids), fun, arg, tgt_type="list", kwarg=kwarg, listen=True)
+            while job and found.keys() < set(ids) and (left := end - time.monotonic()) > 0:
+                # A wait of 0 would be for ever.
+                event = client.event.get_event(wait=max(left, 0.1), tag=f"salt/job/{job['jid']}/ret/")
+                if event and event.get("id") in ids:
+                    found[event["id"]] = {"ret": event.get("return"), "retcode": event.get("retcode")}
+    except SaltException:
+        log.warning("%s could not be asked: ", fun, exc_info=True)
+    return found
 
 
 def problem(answer, timeout, retcodes=(0,)):

@@ -1,0 +1,158 @@
+"""How reboots are told and ordered, over servers that do what a test wants, at the moment that it wants."""
+
+import pytest
+
+from saltext.deploytoken import errors, reboots
+
+OLD, NEW = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+
+
+class Clock:
+    now = 0
+
+    def monotonic(self):
+        return self.now
+
+    def sleep(self, seconds):
+        self.now += seconds
+
+
+class Servers:
+    """Each server's boot ids, look by look; the last one stays. None is a look without an answer."""
+
+    def __init__(self, leaving=(), **looks):
+        self.looks = looks
+        self.leaving = set(leaving)
+        self.ordered, self.ill = [], {}
+
+    def boots(self, ids, timeout=None):
+        found = {}
+        for minion in sorted(ids):
+            seen = self.looks[minion]
+            boot = seen.pop(0) if len(seen) > 1 else seen[0]
+            if boot:
+                found[minion] = boot
+        return found
+
+    def staying(self, ids):
+        return set(ids) - self.leaving
+
+    def order(self, ids):
+        self.ordered += ids
+        return {}
+
+    def ailing(self, ids, check, timeout):
+        return {minion: self.ill[minion] for minion in ids if minion in self.ill}
+
+
+def settled(servers, patience=60):
+    return reboots.settled(servers, list(servers.looks), patience, lambda line: None, Clock())
+
+
+def test_who_comes_back_is_waited_for():
+    assert settled(Servers(a=[OLD], b=[None, None, NEW])) == ({"a": OLD, "b": NEW}, {})
+
+
+def test_who_stays_away_is_told():
+    assert settled(Servers(a=[OLD], b=[None])) == ({"a": OLD}, {"b": "has not come back within 60 seconds"})
+
+
+def test_without_patience_there_is_one_look():
+    servers = Servers(a=[OLD], b=[None, NEW], leaving="a")
+    assert settled(servers, 0) == ({"a": OLD}, {"b": "did not answer"})
+
+
+def test_who_is_still_to_go_down_does_not_count_as_back():
+    assert settled(Servers(a=[OLD], leaving="a")) == ({}, {"a": "has a shutdown scheduled, later than in 60 seconds"})
+
+
+def reboot(servers, tmp_path, order, allowed=lambda ids: None, **more):
+    notes = reboots.Notes(tmp_path, "f9c2a1b0")
+    settings = {"batch": 1, "patience": 60, "check": reboots.health(None), "tell": lambda line: None, **more}
+    return reboots.reboot(servers, order, allowed=allowed, notes=notes, clock=Clock(), **settings)
+
+
+def test_a_silent_server_stops_everything_before_the_first_reboot(tmp_path):
+    servers = Servers(a=[OLD, OLD, NEW], b=[None])
+    with pytest.raises(errors.Failed) as caught:
+        reboot(servers, tmp_path, ["a", "b"])
+    assert (servers.ordered, caught.value.details["left"]) == ([], ["a", "b"])
+
+
+def test_whoever_may_not_reboot_is_asked_before_each_batch_and_the_rest_is_left(tmp_path):
+    servers = Servers(a=[OLD, OLD, NEW], b=[OLD, OLD, NEW], c=[OLD])
+    asked = []
+
+    def allowed(ids):
+        asked.append(list(ids))
+        if len(asked) > 1:
+            raise errors.NotYours("the hold is over", token={"held_by": "Bob"})
+
+    with pytest.raises(errors.NotYours) as caught:
+        reboot(servers, tmp_path, ["b", "a", "c"], allowed, batch=2)
+    assert (asked, servers.ordered) == ([["b", "a"], ["c"]], ["b", "a"])
+    details = caught.value.details
+    assert (list(details["rebooted"]), details["left"], details["token"]) == (["b", "a"], ["c"], {"held_by": "Bob"})
+    assert str(caught.value) == "the hold is over (rebooted: b, a; not rebooted: c)"
+
+
+def test_who_has_rebooted_already_is_not_rebooted_but_must_be_well(tmp_path):
+    servers = Servers(a=[NEW])
+    assert reboot(servers, tmp_path, ["a"], before={"a": OLD}) == {"a": {"old": OLD, "new": NEW}}
+    servers.ill = {"a": "test.ping: False"}
+    with pytest.raises(errors.Failed, match="a came back, and is not well"):
+        reboot(servers, tmp_path, ["a"], before={"a": OLD})
+    assert servers.ordered == []
+
+
+def test_a_server_that_is_not_well_at_once_may_become_so(tmp_path):
+    servers = Servers(a=[OLD, OLD, NEW])
+    servers.ill = {"a": "starting"}
+    servers.ailing = lambda ids, check, timeout: {servers.ill.popitem()[0]: "starting"} if servers.ill else {}
+    assert reboot(servers, tmp_path, ["a"])["a"]["new"] == NEW
+
+
+def test_the_machine_that_this_runs_on_is_never_rebooted(tmp_path, monkeypatch):
+    monkeypatch.setattr(reboots, "here", lambda: NEW)
+    servers = Servers(a=[OLD], b=[NEW])
+    with pytest.raises(errors.Invalid, match="b has the boot id of the machine"):
+        reboot(servers, tmp_path, ["a", "b"])
+    assert servers.ordered == []
+
+
+def test_the_notes_of_a_hold_outlive_the_command_and_those_of_another_do_not(tmp_path):
+    reboots.Notes(tmp_path, "f9c2a1b0").keep({"a": OLD, "b": OLD, "c": OLD}, ordered=["a"])
+    again = reboots.Notes(tmp_path, "f9c2a1b0")
+    again.keep({"a": NEW, "b": NEW})
+    assert again.rebooted({"a": NEW, "b": NEW, "c": OLD}) == {"a": "ordered", "b": "by itself"}
+    assert reboots.Notes(tmp_path, "0badc0de").rebooted({"a": NEW}) == {}
+    for damaged in ("", "[]", "{", '{"ref": "f9c2a1b0", "first": 1}'):
+        (tmp_path / "deploytoken" / "reboots.json").write_text(damaged)
+        assert reboots.Notes(tmp_path, "f9c2a1b0").rebooted({"a": NEW}) == {}
+
+
+@pytest.mark.parametrize("ret", [True, 0, "", "running", {"a": 1}])
+def test_what_a_health_function_may_say(ret):
+    assert reboots.health("service.status").trouble({"ret": ret, "retcode": 0}) == ""
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, {"ret": False, "retcode": 0}, {"ret": None, "retcode": 0}, {"ret": "ok", "retcode": 1}, {"ret": True}],
+)
+def test_what_is_no_health(answer):
+    assert reboots.health("service.status").trouble({"retcode": None, **answer} if answer else answer)
+
+
+@pytest.mark.parametrize("ret", [{}, None, ["error"], {"a": {"result": None}}, {"a": {"result": True}, "b": "x"}])
+def test_states_without_a_clear_success_are_no_health(ret):
+    check = reboots.health({"sls": "smoke"}, "f9c2a1b0")
+    assert check.trouble({"ret": ret, "retcode": 0})
+    assert not check.trouble({"ret": {"a": {"result": True}}, "retcode": 0})
+    assert check.kwarg == {"pillar": {"deploy": {"ref": "f9c2a1b0"}}}
+
+
+@pytest.mark.parametrize("value", ["ping", "a b.c", 1, [], {}, {"sls": ""}, {"sls": []}, {"function": "a.b", "x": 1}])
+def test_a_health_that_is_neither_function_nor_sls_is_refused(value):
+    with pytest.raises(errors.Invalid, match="health: "):
+        reboots.health(value)
