@@ -1,0 +1,75 @@
+"""What salt-ssh's client returns for one machine: an answer, or why there is none."""
+
+import pytest
+
+from saltext.deploytoken import errors, minions, roster
+
+
+def error(stderr="", stdout="", **more):
+    said = {"stdout": stdout, "stderr": stderr, "retcode": 255, "parsed": None}
+    return {**said, "_error": "The command resulted in a non-zero exit code", **more}
+
+
+def test_what_a_function_returned_is_an_answer_with_its_return_code():
+    assert roster.told({"return": True, "retcode": 0, "fun": "test.ping"}) == ({"ret": True, "retcode": 0}, None)
+    assert roster.told({"return": {"idle": False}, "retcode": 7})[0]["retcode"] == 7
+
+
+@pytest.mark.parametrize("refusal", ["Refused: nobody holds the deploy token.", ["No matching sls found for 'x'"]])
+def test_a_run_that_was_refused_before_it_began_is_a_failure_and_not_a_silence(refusal):
+    answer, why = roster.told(refusal)
+
+    assert why is None
+    assert answer == {"ret": refusal, "retcode": 1}
+    assert minions.problem(answer, 15)
+
+
+@pytest.mark.parametrize(
+    "nothing",
+    [None, "", [], {}, True, 0, {"retcode": 0}, {"stdout": "idle"}, error(**{"return": {"idle": True}})],
+    ids=repr,
+)
+def test_whatever_is_not_the_return_of_a_function_is_never_an_answer(nothing):
+    answer, why = roster.told(nothing)
+
+    assert answer is None or minions.problem(answer, 15)
+    assert why or answer
+
+
+@pytest.mark.parametrize(
+    ("said", "line"),
+    [
+        (
+            error("ssh: connect to host docs port 22: Connection refused"),
+            "connect to host docs port 22: Connection ref",
+        ),
+        (error("Warning: Permanently added 'docs'\nroot@docs: Permission denied (publickey)."), "Permission denied"),
+        (error("Host key verification failed."), "its host key is not known here; log in once with ssh"),
+        (error("@ REMOTE HOST IDENTIFICATION HAS CHANGED! @\nHost key verification failed."), "another than before"),
+        (error(stdout="The host key needs to be accepted, to auto accept run"), "its host key is not known here"),
+        (error("ERROR: Unable to locate appropriate python command"), "it has no python3 on its PATH"),
+        (error("sudo: a password is required"), "sudo asks for a password there"),
+        (error("Traceback (most recent call last):\n  File\nKeyError: 'x'"), "KeyError: 'x'"),
+        (error(stderr="", stdout="/usr/bin/scp\nno space left"), "no space left"),
+        (error(), "The command resulted in a non-zero exit code"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_error_of_ssh_is_one_line_that_says_what_to_do(said, line):
+    answer, why = roster.told(said)
+
+    assert answer is None
+    assert why.startswith("gave no answer over ssh: ")
+    assert line in why
+    assert "\n" not in why
+
+
+def test_a_type_of_target_that_no_roster_knows_is_refused_and_does_not_match_nobody():
+    with pytest.raises(errors.Invalid, match="which salt-ssh knows"):
+        roster.expect({}, "G@os:Debian", "compound")
+
+
+@pytest.mark.parametrize("ssh", ["no", "yes", 1, None])
+def test_over_ssh_is_true_or_false_and_nothing_that_only_looks_so(ssh):
+    with pytest.raises(errors.Invalid, match=r"ssh: .* is not true or false"):
+        minions.over_ssh({}, ssh)
