@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import pathlib
 import sqlite3
+import subprocess
 
 import pytest
 import yaml
@@ -103,20 +104,26 @@ def test_work_on_a_server_stops_a_deploy_over_ssh_and_names_whom_to_ask(laptop, 
     assert not laptop.out("web").exists()
 
 
-def test_whoever_cannot_be_asked_over_ssh_is_unknown_and_says_why(laptop):
-    sshd = laptop.sshd
+def test_whoever_cannot_be_asked_over_ssh_is_unknown_and_says_why(laptop, users, tmux_session):
+    sshd, bob = laptop.sshd, users("bob")
+    tmux_session(laptop.user, "ana-upgrade", "sleep 1000")
+    # A new user's account is locked, which is more than having no password.
+    subprocess.run(["usermod", "--password", "*", bob.name], check=True)
     laptop.roster(
         docs=sshd.entry("docs"),
         down=sshd.entry("down", port=free_port()),
         stranger=sshd.entry("stranger", priv=str(sshd.other_key())),
         unknown=sshd.entry("unknown", ssh_options=["UserKnownHostsFile=/dev/null"]),
         snakeless=sshd.entry("snakeless", set_path=str(laptop.base)),
+        guest=sshd.entry("guest", user=bob.name, thin_dir=str(bob.home / "thin")),
     )
 
     answer = laptop.config.run("busy.check", target="*", ssh=True)
 
     assert answer.code == 7, answer
-    assert sorted(answer.data["minions"]) == ["docs"]
+    assert sorted(answer.data["minions"]) == ["docs", "guest"]
+    assert [blocker["what"] for blocker in answer.data["minions"]["docs"]["blockers"]] == ["ana-upgrade: sleep 1000"]
+    assert "as root" in str(answer.data["minions"]["guest"]["unknowns"])
     failed = answer.data["failed"]
     assert sorted(failed) == ["down", "snakeless", "stranger", "unknown"]
     assert "Connection refused" in failed["down"]

@@ -37,7 +37,10 @@ class Sshd:
             "ListenAddress": "127.0.0.1",
             "Port": self.port,
             "HostKey": self.folder / "host",
-            "AuthorizedKeysFile": authorized,
+            # By a command, which root runs: a user who logs in cannot read a file below a test's folder.
+            "AuthorizedKeysFile": "none",
+            "AuthorizedKeysCommand": f"/bin/cat {authorized}",
+            "AuthorizedKeysCommandUser": "root",
             "PidFile": "none",
             "PermitRootLogin": "prohibit-password",
             "PasswordAuthentication": "no",
