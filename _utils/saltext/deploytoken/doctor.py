@@ -51,6 +51,10 @@ def _configuration(opts):
     parsed = config.parse(opts)
     yield "configuration", True, f"understood; the token is on {parsed.store}"
     yield from config.check_key_file(opts)
+    if parsed.ssh_gate:
+        from saltext.deploytoken import roster  # late: salt-ssh's client is a heavy import
+
+        yield "salt-ssh", *roster.check_gate(opts)
     parts = urlsplit(parsed.store)
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield "encryption", None, "the API key goes over the network in clear; use an https:// address"

@@ -10,6 +10,7 @@ only a dictionary with a ``return`` and without an ``_error`` is what a function
 import math
 
 import salt.client.ssh.client
+import salt.loader
 import salt.roster
 from salt.exceptions import SaltException
 
@@ -65,6 +66,16 @@ def returns(opts, ids, fun, arg=(), kwarg=None, timeout=None):
     except Exception as error:  # whatever salt-ssh trips over before it asks anybody: a key, the thin, a returner
         why = f"could not be asked over ssh: {type(error).__name__}: {line(error)}"
     yield from ((name, None, why) for name in sorted(left))
+
+
+def check_gate(opts):
+    """Whether salt-ssh finds the gate that ``ssh_gate`` asks for, and a line about it."""
+    if "deploygate.check" in salt.loader.ssh_wrapper(dict(opts)):
+        return True, "runs states only under a hold (ssh_gate)"
+    return False, (
+        "does not find the gate: install this extension with pip, name its folder under module_dirs, or run"
+        " `salt-run saltutil.sync_wrapper` (Salt 3008)"
+    )
 
 
 def told(answer):
