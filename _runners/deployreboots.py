@@ -74,7 +74,17 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False):
 
 
 @door.command
-def reboot(target=None, target_type="glob", ref=None, batch=1, timeout="5m", health=None, consent=None, before=None):
+def reboot(
+    target=None,
+    target_type="glob",
+    ref=None,
+    batch=1,
+    timeout="5m",
+    health=None,
+    consent=None,
+    before=None,
+    ssh=False,
+):
     """
     Reboot minions, so many at a time, and wait for each until it is back and well. The first that fails stops the
     rest.
