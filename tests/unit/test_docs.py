@@ -249,6 +249,13 @@ def test_what_the_readme_shows_of_a_run_was_recorded():
     assert [block for block in shown if block not in text("docs/session.md")] == [], "run script/session"
 
 
+def test_every_page_is_in_the_contents():
+    contents = re.findall(r"^[\w/-]+$", text("docs/index.md"), re.M)
+    pages = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
+
+    assert sorted(pages - {"index"} - set(contents)) == []
+
+
 def test_every_picture_is_shown():
     pages = "".join(path.read_text(encoding="utf-8") for path in PAGES)
 
