@@ -31,7 +31,7 @@ import psutil
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[1]
 BIN = pathlib.Path(sys.executable).parent
-FOLDERS = ("_executors", "_modules", "_pillar", "_runners", "_states", "_utils", "deploytoken")
+FOLDERS = ("_executors", "_modules", "_output", "_pillar", "_runners", "_states", "_utils", "deploytoken")
 MARK = "DEPLOYTOKEN_DEMO"
 """An environment variable: whatever carries it, with the folder as its value, was started by this demo."""
 

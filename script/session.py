@@ -4,17 +4,17 @@ What people see, recorded: run by ``script/session``, in the environment of the 
 Each command runs for real on the demo's master and minion, and must end as told. What it prints, errors included,
 goes into docs/session.md; some of it into README.md too, in place of what stands there below its mark, such as
 ``<!-- session: blocked -->``.
-What is changed: the demo's folder and the host's name, for those of a real master; lines longer than 80 columns, which
-are folded; and Salt's warnings of its own, which are left out.
+What is changed: the demo's folder, for those of a real master; lines longer than 80 columns, which are folded; and
+Salt's warnings of its own, which are left out.
 """
 
 import pathlib
 import re
 import shlex
-import socket
 import subprocess
 import sys
 import tempfile
+import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "script"))
@@ -22,15 +22,19 @@ sys.path.insert(0, str(ROOT / "script"))
 import demo  # noqa: E402
 
 WIDTH = 80
-# What Salt 3008.3 says of itself on standard error whenever a state calls a runner.
-NOISE = re.compile(r"(\[WARNING *\] )?unclosed \w+ <salt\.")
+DEPLOY = demo.Demo.DEPLOY.replace("salt-run ", "salt-run -l quiet --out=quiet ")
+# What Salt 3008.3 says of itself on standard error: whenever a state calls a runner, and of Python 3.11.
+NOISE = re.compile(r"(\[WARNING *\] )?unclosed \w+ <salt\.|.* DeprecationWarning: 'crypt'|  import crypt")
 INTRODUCTION = """# What it looks like
 
 <!-- Recorded by script/session, which writes this page anew: change it there. -->
 
-Recorded by `script/session` from a real run, with Salt {version} and `state_output: mixed`. Only paths and the host's
-name are changed; lines longer than 80 columns are folded; and what Salt says of its own unclosed clients is left out.
-No colours are needed. With `--out=json` each answer is data.
+Recorded by `script/session` from a real run, with Salt {version}. Only paths are changed, lines longer than 80
+columns are folded, and Salt's warnings about its own unclosed clients are left out. No colours are needed. With
+`--out=json` each answer is data.
+
+A deploy tells its progress, and ends with a page to read and to paste. `-l quiet --out=quiet` leaves it at that. Without
+them, Salt shows its log and its own list of the states as well.
 """
 
 
@@ -70,11 +74,11 @@ class Session(demo.Demo):
         return done.stdout
 
     def show_the_page(self):
-        self.say(f"```text\n{self.page().strip()}\n```")
+        self.say(f"```text\n{folded(self.page())}\n```")
 
     def _as_on_a_master(self, text):
-        text = text.replace(str(self.database), "/var/lib/deploytoken/token.db").replace(str(self.folder), "")
-        text = text.replace(f"{socket.gethostname()}_master", "salt_master")
+        text = text.replace(str(self.database), "/var/lib/deploytoken/token.db")
+        text = text.replace(f"{self.folder} ", "/var/lib/deploytoken ").replace(str(self.folder), "")
         return "\n".join(line for line in text.splitlines() if not NOISE.match(line))
 
     # The story
@@ -111,22 +115,23 @@ class Session(demo.Demo):
     def deploy(self):
         self.commit("states", {"site.sls": self.site(2)}, "Version 2")
         self.say("## A deploy that is blocked\n\nThe spider and the import stop it. The exit code is 1.")
-        self.record(self.DEPLOY, "blocked", code=1, says=["jd-import-data"])
+        self.record(DEPLOY, "blocked", code=1, says=["jd-import-data"])
         self.spider_off()
         self.say("## What would a deploy do?\n\nOnce both have finished. Nothing is written.")
-        self.record(self.DEPLOY.replace("}}'", ', "test": true}}\''), says=["nothing was changed"])
+        self.record(DEPLOY.replace("}}'", ', "test": true}}\''), says=["nothing was changed"])
         self.say("## A deploy")
-        self.record(self.DEPLOY, "deploy", says=["publish version 2"])
+        self.record(DEPLOY, "deploy", says=["publish version 2"])
         self.say("The wiki page now:")
         self.show_the_page()
 
     def failure(self):
-        broken = f"{self.site(3)}check the site:\n  cmd.run:\n    - name: test -e {self.folder}/srv/ready\n"
+        check = f"check the site:\n  cmd.run:\n    - name: test -e ready\n    - cwd: {self.folder}/srv\n"
+        broken = f"{self.site(3)}{check}"
         self.commit("states", {"site.sls": broken}, "Version 3")
         self.say(
             "## A deploy that fails\n\nThe token stays held, because somebody has to look. The page says how to go on."
         )
-        command = self.DEPLOY.replace("version 2", "version 3")
+        command = DEPLOY.replace("version 2", "version 3")
         output = self.record(command, "failed", code=1, says=["deploytoken.release"])
         self.say("The wiki page now:")
         self.show_the_page()
@@ -147,8 +152,13 @@ class Session(demo.Demo):
 
 
 def typed(command):
-    """A long command in two lines, as one would paste it."""
-    return command if len(command) <= WIDTH - 2 else command.replace(" pillar=", " \\\n    pillar=")
+    """A long command in lines of 80 columns, as one could type or paste it."""
+    if len(command) <= WIDTH - 2:
+        return command
+    before, _, pillar = command.partition(" pillar=")
+    lines = textwrap.wrap(f"pillar={pillar}", WIDTH - 4, break_long_words=False, break_on_hyphens=False)
+    # Within the quotes, a line may end anywhere between two words.
+    return "\n".join([f"{before} \\", *(f"    {line}" for line in lines)])
 
 
 def folded(text):
