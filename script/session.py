@@ -33,8 +33,8 @@ Recorded by `script/session` from a real run, with Salt {version}. Only paths ar
 columns are folded, and Salt's warnings about its own unclosed clients are left out. No colours are needed. With
 `--out=json` each answer is data.
 
-A deploy tells its progress, and ends with a page to read and to paste. `-l quiet --out=quiet` leaves it at that. Without
-them, Salt shows its log and its own list of the states as well.
+A deploy tells its progress, and ends with a page to read and to paste. `-l quiet --out=quiet` leaves it at that.
+Without them, Salt shows its log and its own list of the states as well.
 """
 
 
