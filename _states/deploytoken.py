@@ -36,6 +36,11 @@ REQUEST = (
     "ssh",
 )
 ON_FAILURE = ("hold", "release")
+# The page's own marks, which a release refuses in a summary (see `page` in the package), and what stands for them.
+MARKS = (
+    (re.compile(r"held\s+by(?=[\W_]*:)", re.I), "holder"),
+    (re.compile(r"taken over by", re.I), "ended by"),
+)
 # Of these, what means nothing without `reboot`.
 OF_REBOOTS = ("reboot_batch", "health")
 
@@ -394,5 +399,7 @@ def _words(value):
 
 def _short(text):
     """One line that the History can carry: what minions say may hold anything, and must not keep the token held."""
+    for mark, word in MARKS:
+        text = mark.sub(word, text)
     text = " ".join("".join(char if char.isprintable() and char != "|" else " " for char in text).split())
     return text if len(text) <= 400 else text[:399] + "…"

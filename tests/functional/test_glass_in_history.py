@@ -15,9 +15,9 @@ def salt(loaders, tmp_path):
 def test_the_next_release_names_who_broke_the_glass_and_why_once(salt):
     cachedir = salt.opts["cachedir"]
     for minion in ("web2", "web1"):
-        glass.record(cachedir, minion, {"by": "Bob", "why": "the site | is\n<down>"}, "state.apply")
+        glass.record(cachedir, minion, {"by": "Bob", "why": "the site | is\n<down>, held by: me"}, "state.apply")
     for expected in [
-        "Alice: upgraded; Bob broke the glass on web1, web2: the site is &lt;down> (ref ",
+        "Alice: upgraded; Bob broke the glass on web1, web2: the site is &lt;down>, holder: me (ref ",
         "Alice: upgraded (ref ",
     ]:
         ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]

@@ -6,6 +6,7 @@ import shlex
 import pytest
 from salt.utils.immutabletypes import freeze
 
+from saltext.deploytoken import page
 from tests.support import steps
 
 REF = "f9c2a1b0"
@@ -159,6 +160,15 @@ def not_begun(orchestration):
 def test_what_never_began_is_given_back_with_the_reason(orchestration):
     not_begun(orchestration)
     assert summary(orchestration)["summary"] == "upgrade (nothing deployed: b is busy)"
+
+
+def test_no_words_of_a_minion_s_or_the_wiki_s_keep_the_token_held(orchestration):
+    not_begun(orchestration)
+    busy = orchestration.steps["busy_|-still idle_|-still idle_|-idle"]
+    busy["comment"] = "a|b: no line 'Held  by: …', \x1b[31m was taken over by Bob"
+    told = summary(orchestration)["summary"]
+    assert told == "upgrade (nothing deployed: a b: no line 'holder: …', [31m was ended by Bob)"
+    assert page.check_summary(told) == told
 
 
 def test_what_never_began_stays_with_whom_it_was_resumed_from(orchestration):

@@ -12,6 +12,8 @@ import fcntl
 import json
 from pathlib import Path
 
+from saltext.deploytoken import page
+
 #: A record is a line in the History: of so many characters, at most.
 LENGTH = 200
 
@@ -88,6 +90,4 @@ def _entries(file):
 
 
 def _line(value):
-    # A bar would be refused where the History is a table, and the token would stay held for it.
-    text = "".join(char if char.isprintable() and char != "|" else " " for char in str(value or ""))
-    return " ".join(text.split())[:LENGTH]
+    return page.tame(str(value or ""))[:LENGTH]

@@ -237,6 +237,16 @@ def check_summary(summary, key="summary"):
     return _check_line(summary, key, "|", most=500)
 
 
+def tame(text):
+    """
+    Return as one line that a summary can carry what did not come from the operator: a minion's words must not be
+    refused, for the token would stay held.
+    """
+    text = " ".join("".join(char if char.isprintable() and char != "|" else " " for char in text).split())
+    text = re.sub(r"held\s+by(?=[\W_]*:)", "holder", text, flags=re.I)
+    return re.sub(TAKEN_OVER, "ended by", text, flags=re.I)
+
+
 def check_heading(heading, key):
     """Return ``heading`` if it is found again below its marks; see :func:`check_name`."""
     found = all(has_section(f"{mark} {heading}", heading) for mark in ("h2.", "##"))
