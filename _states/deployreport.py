@@ -46,7 +46,8 @@ def shown(name, ref=None, test=False):
     deploy = __pillar__.get("deploy")
     test = test or __opts__["test"]
     text = page(steps, copy.deepcopy(dict(deploy)) if isinstance(deploy, dict) else {}, ref, test)
-    if not str(__opts__.get("state_output", "full")).startswith("full"):
+    # `salt-run --quiet` shows no comment at all.
+    if __opts__.get("quiet") or not str(__opts__.get("state_output", "full")).startswith("full"):
         print(f"\n{text}\n", file=sys.stderr, flush=True)
     # A failure here would have the page shown twice: Salt logs the comments of failures as well.
     return {"name": name, "result": None if test else True, "comment": text, "changes": {}}

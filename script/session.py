@@ -22,7 +22,7 @@ sys.path.insert(0, str(ROOT / "script"))
 import demo  # noqa: E402
 
 WIDTH = 80
-DEPLOY = demo.Demo.DEPLOY.replace("salt-run ", "salt-run -l quiet --out=quiet ")
+DEPLOY = demo.Demo.DEPLOY.replace("salt-run ", "salt-run --quiet -l quiet ")
 # What Salt 3008.3 says of itself on standard error: whenever a state calls a runner, and of Python 3.11.
 NOISE = re.compile(r"(\[WARNING *\] )?unclosed \w+ <salt\.|.* DeprecationWarning: 'crypt'|  import crypt")
 INTRODUCTION = """# What it looks like
@@ -33,7 +33,7 @@ Recorded by `script/session` from a real run, with Salt {version}. Only paths ar
 columns are folded, and Salt's warnings about its own unclosed clients are left out. No colours are needed. With
 `--out=json` each answer is data.
 
-A deploy tells its progress, and ends with a page to read and to paste. `-l quiet --out=quiet` leaves it at that.
+A deploy tells its progress, and ends with a page to read and to paste. `--quiet -l quiet` leaves it at that.
 Without them, Salt shows its log and its own list of the states as well.
 """
 

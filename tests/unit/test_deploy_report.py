@@ -117,6 +117,14 @@ def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_st
     assert (ret["comment"] in progress) is on_stderr
 
 
+def test_a_quiet_run_is_left_with_its_page(report, capsys):
+    report.__opts__ = {"test": False, "quiet": True}
+    report.__pillar__ = {"deploy": DEPLOY}
+    report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
+    ret = report.shown("report", REF)
+    assert ret["comment"] in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("deploy", [None, "x", {}])
 def test_a_request_that_is_nonsense_still_has_its_page(report, deploy):
     report.__opts__ = {"test": False}
