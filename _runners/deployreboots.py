@@ -8,20 +8,10 @@ another one than before; one that answers with the old one is not back yet. Nobo
 before each batch, the wiki page is asked whether it is still held under ``ref``, and the servers of the batch whether
 they are still idle.
 
-Every function ends with one of these exit codes; the answer's ``reason`` has the word, its ``message`` one line for
-people:
-
-====  ================  ==================================================================
-code  reason            meaning
-====  ================  ==================================================================
-0     --                done
-2     ``invalid``       arguments or configuration
-4     ``not_yours``     the token is not held under that ref (any more)
-6     ``store``         the wiki cannot say who holds the token
-7     ``busy``          something runs that a reboot would interrupt, or cannot be asked
-9     ``failed``        a server gives no boot id, does not come back, or is not well
-130   ``interrupted``   Ctrl-C or SIGTERM: a server that was ordered to reboot does so
-====  ================  ==================================================================
+The exit codes are those of all runners of this extension: 4 (``not_yours``) when the token is not held under that ref
+any more, 7 (``busy``) when something runs that a reboot would interrupt, and 9 (``failed``) when a server gives no
+boot id, does not come back, or is not well. After Ctrl-C (130), a server that was ordered to reboot does so all the
+same.
 """
 
 import sys

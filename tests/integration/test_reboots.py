@@ -9,8 +9,9 @@ import shlex
 
 import pytest
 
+from tests.support import deploy as support
+from tests.support.deploy import comment
 from tests.support.machine import Machine
-from tests.support.salt import states
 from tests.support.wait import until
 
 REF = "f9c2a1b0"
@@ -34,6 +35,7 @@ def machines(cluster, _machines):
     cluster.top(**{"*": ["deploytoken.gate"]})
     for machine in _machines:
         machine.mode = "reboot"
+    for machine in _machines:
         machine.up().forget()
     return _machines
 
@@ -161,12 +163,7 @@ def test_a_target_of_nobody_or_of_this_very_machine_is_refused(held):
 
 
 def deploy(cluster, **more):
-    request = {"target": ["web1", "web2"], "reason": "new kernel", "reboot_timeout": "60s", **more}
-    return cluster.orchestrate(**request)
-
-
-def comment(answer, step):
-    return next(row["comment"] for row in states(answer) if row["__id__"] == step)
+    return support.deploy(cluster, ["web1", "web2"], "new kernel", **{"reboot_timeout": "60s", **more})
 
 
 def entry(cluster, redmine):
@@ -213,6 +210,5 @@ def test_after_a_failed_deploy_and_in_a_test_nobody_is_rebooted(cluster, machine
     cluster.sls("broken", {"broken": {"test.fail_without_changes": []}})
     answer = deploy(cluster, reboot=True, sls=["broken"])
     assert answer.code == 1, answer
-    print(answer)
     assert "nobody is rebooted" in comment(answer, "reboots")
     assert [machine.orders for machine in machines] == [[], []]

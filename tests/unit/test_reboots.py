@@ -105,6 +105,14 @@ def test_who_has_rebooted_already_is_not_rebooted_but_must_be_well(tmp_path):
     assert servers.ordered == []
 
 
+def test_who_answers_with_the_boot_id_from_before_is_not_back_yet(tmp_path):
+    assert reboot(Servers(a=[OLD, OLD, OLD, None, NEW]), tmp_path, ["a"])["a"] == {"old": OLD, "new": NEW}
+    servers = Servers(a=[OLD], b=[OLD])
+    with pytest.raises(errors.Failed, match="a did not reboot within 60 seconds: it still has"):
+        reboot(servers, tmp_path, ["a", "b"])
+    assert servers.ordered == ["a"]
+
+
 def test_a_server_that_is_not_well_at_once_may_become_so(tmp_path):
     servers = Servers(a=[OLD, OLD, NEW])
     servers.ill = {"a": "starting"}

@@ -13,6 +13,7 @@ as rebooted.
 import contextlib
 import dataclasses
 import json
+import logging
 import os
 import re
 import tempfile
@@ -20,6 +21,8 @@ import time
 from pathlib import Path
 
 from saltext.deploytoken import errors, minions
+
+log = logging.getLogger(__name__)
 
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
@@ -253,10 +256,13 @@ class Notes:
         """Add boot ids of minions that were not seen before, and who is ordered to reboot."""
         self.first = {**boots, **self.first}
         self.ordered |= set(ordered)
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as new:
-            json.dump({"ref": self._ref, "first": self.first, "ordered": sorted(self.ordered)}, new)
-        os.replace(new.name, self._path)
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as new:
+                json.dump({"ref": self._ref, "first": self.first, "ordered": sorted(self.ordered)}, new)
+            os.replace(new.name, self._path)
+        except OSError:  # a line in the History is not worth a deploy
+            log.warning("Reboots cannot be noted in %s", self._path, exc_info=True)
 
     def rebooted(self, boots):
         """``{id: "ordered" or "by itself"}`` of those that have another boot id than at first."""
