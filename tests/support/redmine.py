@@ -121,9 +121,9 @@ class Redmine:
             text=True,
         )
         if done.returncode:
-            raise AssertionError(
-                f"{' '.join(map(str, command))} failed:\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
-            )
+            # Ruby says first what went wrong, and then at length where.
+            said = f"{done.stdout[-2000:]}\n{done.stderr[:2000]}\n{done.stderr[2000:][-2000:]}"
+            raise AssertionError(f"{' '.join(map(str, command))} failed:\n{said}")
 
     def _serve(self):
         self._process = process.start(
