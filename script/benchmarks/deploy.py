@@ -124,14 +124,16 @@ def _site(fleet):
 
 
 def _highstate(fleet, *words_, **named):
-    done = fleet.salt("state.highstate", *words_, **named)
-    for minion, states in done.data.items():
+    returns = fleet.salt("state.highstate", *words_, **named)
+    for minion, states in returns.items():
+        if not isinstance(states, dict):
+            raise RuntimeError(f"{minion} answered {str(states)[:2000]}")
         site = [one for one in states.values() if one["__sls__"] == "site" and one["result"] is True]
         if len(site) != FILES + COMMANDS:
             raise RuntimeError(
                 f"of {FILES + COMMANDS} states, {len(site)} succeeded on {minion}: {str(states)[:2000]}"
             )
-    return done
+    return returns
 
 
 def _deploy(fleet, reason):
@@ -141,9 +143,9 @@ def _deploy(fleet, reason):
     return done
 
 
-def _gates(answer):
+def _gates(returns):
     """How long the state of the gate took on each minion, in milliseconds."""
-    for states in answer.data.values():
+    for states in returns.values():
         for key, state in states.items():
             if key.startswith("deploytoken_|-") and key.endswith("_|-gate"):
                 yield state["duration"]

@@ -7,6 +7,8 @@ start; once there, they wait.
 """
 
 import collections
+import contextlib
+import json
 import os
 import pathlib
 import signal
@@ -120,12 +122,20 @@ class Fleet(Config):
         )
 
     def salt(self, function, *words, **named):
-        """``salt '*' FUNCTION``, of which every minion must have made a success."""
+        """
+        ``salt '*' FUNCTION``, as it is typed: what every minion returned, none of which may be missing.
+
+        Not ``--static``, which makes a batch of it (3008.3): one question more, and without ``--module-executors``.
+        """
         given = [f"{key}={value}" for key, value in named.items()]
-        done = self.command("salt", "--static", *words, "*", function, *given)
-        if done.code or len(done.data or {}) != len(self.minions):
+        done = self.command("salt", "--out-indent=-1", *words, "*", function, *given)
+        returns = {}
+        for line in done.stdout.splitlines():
+            with contextlib.suppress(ValueError):
+                returns.update(json.loads(line))
+        if done.code or set(returns) != set(self.minions):
             raise RuntimeError(f"{function} did not succeed on all {len(self.minions)} minions: {str(done)[:4000]}")
-        return done
+        return returns
 
     def ran(self, function, *positional, **named):
         """``salt-run FUNCTION``, which must succeed."""

@@ -51,7 +51,7 @@ def run(bench):
             samples, _ = in_turn(functions, rounds)
             found += [{**row, "minions": size, "asked": name} for row in rows(samples, PING)]
         found[-1]["memory"] = {
-            "salt": fleet.peak("salt", "--static", "*", "test.ping"),
+            "salt": fleet.peak("salt", "*", "test.ping"),
             "salt-run": fleet.peak("salt-run", "busy.check", "*"),
             "master": fleet.memory(),
         }
