@@ -3,11 +3,13 @@
 import contextlib
 import json
 import multiprocessing
+import pathlib
 import socket
 import threading
 import time
 
 import pytest
+import salt.pillar
 from salt.exceptions import CommandExecutionError
 
 from saltext.deploytoken import config, glass, live
@@ -115,12 +117,21 @@ def test_without_a_clear_answer_the_gate_is_closed(check, token, options_of_the_
     assert "SECRET" not in answer["comment"]
 
 
-def test_an_answer_out_of_a_cache_is_stale(loaders, options, token):
+def test_an_answer_out_of_salt_s_pillar_cache_is_stale(loaders, options, token):
     token.acquire("upgrade", ref=REF)
+    master = loaders("master", pillar_cache=True, **options)
+    pathlib.Path(master.opts["cachedir"], "pillar_cache").mkdir()  # as a real master of 3006 does
     verdict = loaders("minion", **options).modules["deploygate.check"].__globals__["_verdict"]
-    cached = {"held_by": "Alice", "ref": REF, "reason": "upgrade", "since": "then", "nonce": "of an earlier question"}
-    assert verdict(cached, "the nonce", REF)[0] is False
-    assert verdict({**cached, "nonce": "the nonce"}, "the nonce", REF)[0] is True
+
+    def asked(nonce):
+        knock = {"deploytoken": {"nonce": nonce, "ref": REF}}
+        compiler = salt.pillar.get_pillar(master.opts, {"id": "web"}, "web", extra_minion_data=knock)
+        return verdict(compiler.compile_pillar().get("deploytoken"), nonce, REF)
+
+    assert asked("of the first question")[0] is True
+    allowed, comment = asked("of the second question")
+    assert allowed is False
+    assert "stale" in comment
 
 
 def test_test_runs_pass_whoever_holds_the_token(check, token):

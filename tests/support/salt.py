@@ -5,6 +5,7 @@ Run Salt's commands on a configuration of the test's own.
 :py:class:`Cluster` is a real master with real minions on loopback, started by pytest-salt-factories.
 """
 
+import contextlib
 import dataclasses
 import functools
 import getpass
@@ -15,6 +16,8 @@ import subprocess
 import sys
 
 import yaml
+
+from tests.support.wait import until
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
@@ -184,25 +187,26 @@ class Cluster(Config):
     ``cluster.call("kingfisher-main", "state.apply")``: salt-call on that minion. ``cluster.minions``: id → daemon.
     """
 
-    def __init__(self, factories, folder, deploytoken, **options):
+    def __init__(self, factories, folder, deploytoken, name="main", **options):
         self.factories = factories
         self.states = pathlib.Path(folder) / "states"
+        self.other = pathlib.Path(folder) / "other"
         self.pillar = pathlib.Path(folder) / "pillar"
-        for path in (self.states, self.pillar):
+        for path in (self.states, self.other, self.pillar):
             path.mkdir(parents=True, exist_ok=True)
         self.minions = {}
         overrides = {
             "interface": "127.0.0.1",
             "timeout": 5,
             "gather_job_timeout": 15,
-            "file_roots": {"base": [str(self.states), tree(folder)]},
+            "file_roots": {"base": [str(self.states), tree(folder)], "other": [str(self.other)]},
             "pillar_roots": {"base": [str(self.pillar)]},
             "ext_pillar": [{"deploytoken": None}],
             "deploytoken": deploytoken,
             "log_level_logfile": "info",
             **options,
         }
-        self.master = factories.salt_master_daemon("main", overrides=overrides)
+        self.master = factories.salt_master_daemon(name, overrides=overrides)
         super().__init__(self.master.config_dir)
 
     def start(self):
@@ -240,13 +244,42 @@ class Cluster(Config):
         config = Config(self.minions[minion_id].config_dir)
         return config.command("salt-call", function, *arguments(positional, named))
 
+    def idle_minion(self, minion_id, **options):
+        """The configuration of a minion that runs no daemon, for its ``salt-call``; the master has ``auto_accept``."""
+        daemon = self.master.salt_minion_daemon(minion_id, overrides={"master": "127.0.0.1", **options})
+        return Config(daemon.config_dir)
+
+    @contextlib.contextmanager
+    def events(self):
+        """
+        The master's event bus from now on: ``wait(wanted, what)`` returns the data of the first event for which
+        ``wanted(tag, data)`` is true.
+        """
+        from salt import config as salt_config
+        from salt.utils import event as salt_event
+
+        opts = salt_config.master_config(str(self.folder / "master"))
+        with salt_event.get_master_event(opts, opts["sock_dir"], listen=True) as bus:
+            assert bus.connect_pub(timeout=10)
+
+            def wait(wanted, what, timeout=120):
+                def come():
+                    while found := bus.get_event(wait=0.1, full=True, no_block=False):
+                        if wanted(found["tag"], found["data"]):
+                            return found["data"]
+                    return None
+
+                return until(come, timeout, what)
+
+            yield wait
+
     def top(self, **states):
         """Write top.sls: ``top(**{"*": ["deploytoken.gate", "web"]})``."""
         (self.states / "top.sls").write_text(yaml.safe_dump({"base": states}))
 
-    def sls(self, name, text):
-        """Write a state file (text, or data that becomes YAML) into the writable root."""
-        path = self.states / f"{name.replace('.', '/')}.sls"
+    def sls(self, name, text, root=None):
+        """Write a state file (text, or data that becomes YAML) into the writable root, or that of another saltenv."""
+        path = (root or self.states) / f"{name.replace('.', '/')}.sls"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text if isinstance(text, str) else yaml.safe_dump(text))
         return path
@@ -260,7 +293,7 @@ class Cluster(Config):
 
     def clean(self):
         """Remove what tests wrote into the writable roots."""
-        for root in (self.states, self.pillar):
+        for root in (self.states, self.other, self.pillar):
             for path in root.rglob("*.sls"):
                 path.unlink()
 
