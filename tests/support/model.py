@@ -6,8 +6,9 @@ so a client is the list of its answers, and its next step is found by replaying 
 of the world is the page's versions, the writes still on their way, and the clients; each is visited once.
 
 The store keeps Redmine's rules: a write of the text that stands already is answered as applied, whatever version it
-carries, and changes nothing; any other write conflicts unless it carries the current version. With ``noop=False`` it
-keeps SQLite's: every stale write conflicts.
+carries, and changes nothing; any other write conflicts unless it carries the current version; a write to a page that
+was deleted makes a new one, whatever version it carries, and is answered so. With ``noop=False`` it keeps SQLite's:
+every stale write conflicts.
 
 Faults: an answer is lost, of a read or of a write, which was applied or not, or is still on its way; a write is sent
 twice by something in between, and anything may happen between its copies; a refusal; the end of a client, at any
@@ -23,12 +24,21 @@ from saltext.deploytoken.store import Conflict, Missing, Page, Unanswered
 
 TEXT = "Held by: nobody\n\nh2. History\n"
 EDIT = "A line of somebody else's.\n"
-LOST, REFUSED, CONFLICT, MISSING = "lost", "refused", "conflict", "missing"
+LOST, REFUSED, CONFLICT, MISSING, MADE = "lost", "refused", "conflict", "missing", "made"
+
+
+class _Made(errors.StoreError):
+    """What the store raises for a write that made the page; it has a word of its own here."""
+
+    reason = MADE
+
+
 _RAISED = {
     LOST: lambda: Unanswered("no answer"),
     REFUSED: lambda: errors.StoreError("refused"),
     CONFLICT: Conflict,
     MISSING: lambda: Missing("no such version"),
+    MADE: lambda: _Made("the page was missing"),
 }
 RULES = protocol.Rules()
 
@@ -70,7 +80,7 @@ class Violation(Exception):
 
 @functools.cache
 def _held(text):
-    hold = page.read(text)
+    hold = page.read(text) if text else None
     return hold and (hold.ref or hold.name)
 
 
@@ -90,11 +100,19 @@ class Explorer:
         How often a client may try again in one operation, at most.
     ``edits`` (int)
         How often somebody else edits another part of the page.
+    ``deletes`` (int)
+        How often somebody deletes the page. What is on it is lost then; but whoever finds it missing in the middle of
+        a write is told so, and of two contenders one at most uses the token. (Of three, or with faults, two may: the
+        versions begin anew, so that a late write can pass for one in time. No protocol over this store prevents that.)
+    ``refuses`` (bool)
+        False: a store that takes the answer "made" for "applied".
     """
 
-    def __init__(self, clients, faults=None, pauses=1, edits=0, noop=True):
+    def __init__(self, clients, faults=None, pauses=1, edits=0, noop=True, deletes=0, refuses=True):
         self.clients = clients
         self.noop = noop
+        self.deletes = deletes
+        self.refuses = refuses
         self.pauses = pauses
         self.takers = {client.ref: client.displaces for client in clients}
         self._ids, self._values = {}, []
@@ -104,6 +122,7 @@ class Explorer:
             self._id(frozenset()),
             -1 if faults is None else faults,
             edits,
+            deletes,
             *(self._id(("take", (), pauses, False)) for _ in clients),
         )
         self.states = 0
@@ -174,7 +193,7 @@ class Explorer:
     # What can happen
 
     def _moves(self, state):
-        store, flying, faults, edits, *clients = state
+        store, flying, faults, edits, deletes, *clients = state
         moving = [number for number, ident in enumerate(clients) if self._values[ident][0] in ("take", "release")]
         # Nobody else can see a pause, so it need not be interleaved.
         for number in moving:
@@ -193,14 +212,16 @@ class Explorer:
         for text, version in self._values[flying]:
             landed, _ = self._apply(store, text, version)
             yield f"a copy lands on version {version}: {_held(text)}", (landed, *state[1:])
-        if edits:
-            texts = self._values[store]
+        texts = self._values[store]
+        if edits and texts:
             edited = self._id((*texts, texts[-1] + EDIT))
-            yield "somebody edits the page", (edited, flying, faults, edits - 1, *clients)
+            yield "somebody edits the page", (edited, flying, faults, edits - 1, deletes, *clients)
+        if deletes and texts:
+            yield "somebody deletes the page", (self._id(()), flying, faults, edits, deletes - 1, *clients)
 
     def _with(self, state, number, ident, store=None, flying=None, fault=False):
         changed = list(state)
-        changed[4 + number] = ident
+        changed[5 + number] = ident
         if store is not None:
             changed[0] = store
         if flying is not None:
@@ -210,13 +231,13 @@ class Explorer:
         return tuple(changed)
 
     def _pause(self, state, number):
-        ident = state[4 + number]
+        ident = state[5 + number]
         if self._values[ident][2] > 0:
             yield f"{number} tries again", self._with(state, number, self._answered(number, ident, True))
         yield f"{number} has no time left", self._with(state, number, self._answered(number, ident, False))
 
     def _ask(self, state, number):
-        ident = state[4 + number]
+        ident = state[5 + number]
         step = self._step(number, ident)
         faulty = state[2] != 0
         after = functools.partial(self._answered, number, ident)
@@ -235,10 +256,10 @@ class Explorer:
     def _read(self, store, step):
         texts = self._values[store]
         number = step.number if isinstance(step, protocol.ReadVersion) else len(texts)
-        return Page(texts[number - 1], number) if number <= len(texts) else MISSING
+        return Page(texts[number - 1], number) if 1 <= number <= len(texts) else MISSING
 
     def _write(self, state, number, step, after, faulty):
-        ident, dead = state[4 + number], self._id(("dead", (), 0, False))
+        ident, dead = state[5 + number], self._id(("dead", (), 0, False))
         applied, answer = self._apply(state[0], step.text, step.version)
         yield f"{number} writes: {answer}", self._with(state, number, after(answer), applied)
         if not faulty:
@@ -256,6 +277,8 @@ class Explorer:
 
     def _apply(self, store, text, version):
         texts = self._values[store]
+        if not texts:
+            return self._id((text,)), MADE if self.refuses else None
         if self.noop and texts[-1] == text:
             return store, None
         if version != len(texts):
@@ -266,20 +289,25 @@ class Explorer:
 
     def _wrong(self, state):
         texts = self._values[state[0]]
+        # Whoever deletes the page ends every hold, takes its entries with it, and has the versions begin anew.
+        deleted = state[4] < self.deletes
         if state[0] not in self._pages:
             self._pages[state[0]] = self._wrong_page(texts)
-        if kind := self._pages[state[0]]:
+        if not deleted and (kind := self._pages[state[0]]):
             return kind
-        text = texts[-1]
+        text = texts[-1] if texts else ""
         current = _held(text)
         users = 0
-        for client, ident in zip(self.clients, state[4:], strict=True):
+        for client, ident in zip(self.clients, state[5:], strict=True):
             phase, done, *_ = self._values[ident]
             own, taken = _entries(text, client.ref)
             if phase == "use" and not taken:
                 users += 1
                 if users > 1:
                     return "two hold the token at once"
+            if deleted:
+                continue
+            if phase == "use" and not taken:
                 if current != client.ref and self._refs_in_text(texts):
                     return "one uses a token that the page does not give it"
             elif phase == "take ended" and done.word != "in_doubt" and current == client.ref:
