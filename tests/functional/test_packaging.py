@@ -158,6 +158,34 @@ def test_synced_files_work_without_pip(tree, config):
     acquires(salt_run, made)
 
 
+def test_a_gitfs_remote_works_without_pip(tree, config, tmp_path):
+    repository = tmp_path / "repository"
+    shutil.copytree(tree, repository, ignore=shutil.ignore_patterns("build", "*.egg-info"))
+    who = ["-c", "user.name=Ana", "-c", "user.email=ana@example.org"]
+    for command in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "."],
+        [*who, "commit", "--quiet", "-m", "a"],
+    ):
+        subprocess.run(["git", *command], cwd=repository, check=True)
+    made = config()
+    made.update(
+        fileserver_backend=["gitfs"],
+        gitfs_provider="gitpython",
+        gitfs_base="main",
+        gitfs_remotes=[repository.as_uri()],
+    )
+
+    # A running master does this by itself, every minute.
+    assert made.command("salt-run", "fileserver.update").code == 0
+    synced = made.command("salt-run", "saltutil.sync_all")
+    assert synced.code == 0, synced
+    assert {"runners.deploytoken", "runners.deployrepos", "runners.busy"} <= set(synced.data["runners"])
+    acquires(lambda config, *words: config.command("salt-run", *words), made)
+    shown = made.command("salt-run", "fileserver.file_list").data
+    assert {"deploytoken/deploy.sls", "deploytoken/gate.sls"} <= set(shown), shown
+
+
 def test_setup_cfg_and_the_package_agree_on_the_version(checkout, installed):
     code = "import saltext.deploytoken as package; print(getattr(package, '__version__', '0.1.0'))"
     assert installed.run(code).stdout.strip() == "0.1.0"
