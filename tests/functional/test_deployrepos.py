@@ -440,6 +440,34 @@ def test_a_hook_that_fails_after_the_switch_has_the_switch_taken_back(origin, ru
     assert snapshot(origin.path) == before
 
 
+@pytest.mark.parametrize(("on", "hook"), [("main", "post-merge"), ("topic", "post-checkout")])
+def test_what_git_runs_while_it_writes_files_can_ask_nobody(origin, run, on, hook):
+    """LFS's filter and the rest of a partial clone come from the remote then; a hook has the same environment."""
+    if on != "main":
+        git(origin.path, "switch", "--quiet", "--create", on)
+    file = origin.path / ".git/hooks" / hook
+    file.write_text('#!/bin/sh\necho "$GIT_TERMINAL_PROMPT|$GIT_ASKPASS|$GIT_SSH_COMMAND" > .git/asked\n')
+    file.chmod(0o755)
+    after = origin.push()
+
+    run("update", origin)
+
+    assert origin.head == after
+    assert (origin.path / ".git/asked").read_text() == "0||ssh -o BatchMode=yes\n"
+
+
+def test_a_partial_clone_is_brought_up_to_date_with_the_files_that_it_lacks(origin, run, tmp_path):
+    git(origin.remote, "config", "uploadpack.allowFilter", "true")
+    partial = tmp_path / "partial"
+    git(tmp_path, "clone", "--quiet", "--filter=blob:none", f"file://{origin.remote}", partial)
+    after = origin.push("new.sls", "new\n")
+
+    run("update", str(partial))
+
+    assert git(partial, "rev-parse", "HEAD") == after
+    assert (partial / "new.sls").read_text() == "new\n"
+
+
 # What is refused: something half done
 
 

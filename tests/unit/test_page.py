@@ -214,7 +214,10 @@ def test_a_row_goes_below_the_header_of_a_table(table, new):
 
 def test_an_entry_is_found_by_its_ref_and_by_no_mention_of_it():
     template = "* {until} {name}: {summary} (ref {ref})"
-    mentions = "* 2026-11-23 Bob: look at ref 3f9c2a1b (ref 11111111)\nsee (ref 3f9c2a1b)\n"
+    mentions = (
+        "* 2026-11-23 Bob: look at ref 3f9c2a1b (ref 11111111)\nsee (ref 3f9c2a1b)\n"
+        "On 2026-11-23 Bob: went on (ref 3f9c2a1b)\n* see (ref 3f9c2a1b)\n* 2026-11-23 Bob: 3f9c2a1b\n"
+    )
     text = f"h2. History\n\n{ENTRY} and a remark\n{mentions}"
     assert page.entries(text, "3f9c2a1b", template) == [f"{ENTRY} and a remark"]
 

@@ -13,9 +13,9 @@ over an old pillar are worse than old states.
 
 Git is run through Salt's own functions, which the caller hands over as a mapping: this module does not import Salt.
 What Salt's ``git`` module has no function for (``log``, ``ls-remote --symref``), or cannot do safely, runs through its
-``cmd.run_all``: ``git.fetch`` takes neither a time limit nor an environment, and ``cmd.run_all(timeout=...)`` ends git
-but not the ``ssh`` below it, which then keeps the pipe, and with it ``salt-run``, open. coreutils' ``timeout`` ends
-both.
+``cmd.run_all``: ``git.fetch`` and ``git.merge`` take neither a time limit nor an environment, and
+``cmd.run_all(timeout=...)`` ends git but not the ``ssh`` below it, which then keeps the pipe, and with it
+``salt-run``, open. coreutils' ``timeout`` ends both.
 """
 
 import contextlib
@@ -53,6 +53,9 @@ IN_PROGRESS = (
 
 ENVIRONMENT = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE")
 """Variables with which git would look at another repository than the one whose path it is given."""
+
+NOBODY_TO_ASK = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never"}
+"""The environment of a git that may talk to a remote: it opens the terminal by itself, whatever its input is."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +305,7 @@ class State:
             return
         try:
             if self.on_branch == self.branch:
-                self._git("git.merge", self.tracking, opts=["--ff-only", "--no-overwrite-ignore"])
+                self._write_files("merge", "--ff-only", "--no-overwrite-ignore", self.tracking)
             else:
                 self._switch()
         except Refused as error:
@@ -343,9 +346,19 @@ class State:
                 self._git("git.config_set", f"branch.{self.branch}.{key}", value=value)
 
     def _checkout(self, branch):
-        # "--" in the place of the revision: the branch is one of the options, so that a file of that name is not taken
-        # for it. (Salt drops a "--" at the end of the options.)
-        self._git("git.checkout", "--", opts=["--no-overwrite-ignore", branch])
+        # "--", so that a file of that name is not taken for it.
+        self._write_files("checkout", "--no-overwrite-ignore", branch, "--")
+
+    def _write_files(self, *arguments):
+        """
+        Run git where it writes files.
+
+        Not by Salt's functions, which take no environment: a filter (such as LFS's), a hook, or the rest of a partial
+        clone may be got from a remote now, and would ask for a password on the terminal.
+        """
+        self._finish(
+            self.functions["cmd.run_all"](["git", *arguments], **self._options(env={**NOBODY_TO_ASK, **self._ssh()}))
+        )
 
     def _head(self):
         """The branch that is checked out, if any. (``git.current_branch`` says ``heads/main`` beside a tag main.)"""
@@ -517,7 +530,7 @@ class State:
             command = ["timeout", "--kill-after=5", f"{left:.1f}", *command]
         options = self._options(
             timeout=left + 10,
-            env={"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never", **self._ssh()},
+            env={**NOBODY_TO_ASK, **self._ssh()},
         )
         try:
             result = self.functions["cmd.run_all"](command, **options)
