@@ -26,7 +26,7 @@ def test_a_run_that_was_refused_before_it_began_is_a_failure_and_not_a_silence(r
 
 @pytest.mark.parametrize(
     "nothing",
-    [None, "", [], {}, True, 0, {"retcode": 0}, {"stdout": "idle"}, error(**{"return": {"idle": True}})],
+    [None, "", [], {}, True, 0, {"retcode": 0}, {"stdout": "idle"}, error(**{"return": {"idle": True}, "retcode": 0})],
     ids=repr,
 )
 def test_whatever_is_not_the_return_of_a_function_is_never_an_answer(nothing):
