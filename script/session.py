@@ -101,7 +101,7 @@ class Session(demo.Demo):
         self.record('salt-run deploytoken.acquire reason="upgrade PostgreSQL" expect=2h', says=["Alice"])
         self.say("Meanwhile, Bob. The exit code is 3.")
         refused = 'salt-run deploytoken.acquire reason="fix the mail queue" name=Bob'
-        self.record(refused, "held", code=3, says=["Alice holds the token"])
+        self.record(refused, code=3, says=["Alice holds the token"])
         self.say("## Who holds it?")
         self.record("salt-run deploytoken.status", says=["Alice"])
         self.say("## Giving it back\n\n`entry` is the line that now stands under History.")
@@ -120,7 +120,7 @@ class Session(demo.Demo):
         self.say("## What would a deploy do?\n\nOnce both have finished. Nothing is written.")
         self.record(DEPLOY.replace("}}'", ', "test": true}}\''), says=["nothing was changed"])
         self.say("## A deploy")
-        self.record(DEPLOY, "deploy", says=["publish version 2"])
+        self.record(DEPLOY, says=["publish version 2"])
         self.say("The wiki page now:")
         self.show_the_page()
 
@@ -132,7 +132,7 @@ class Session(demo.Demo):
             "## A deploy that fails\n\nThe token stays held, because somebody has to look. The page says how to go on."
         )
         command = DEPLOY.replace("version 2", "version 3")
-        output = self.record(command, "failed", code=1, says=["deploytoken.release"])
+        output = self.record(command, code=1, says=["deploytoken.release"])
         self.say("The wiki page now:")
         self.show_the_page()
         ref = demo.found(r"ref=?\W*([0-9a-f]{8})", output)

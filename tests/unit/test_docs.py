@@ -249,6 +249,13 @@ def test_what_the_readme_shows_of_a_run_was_recorded():
     assert [block for block in shown if block not in text("docs/session.md")] == [], "run script/session"
 
 
+def test_what_was_recorded_is_readable_at_80_columns():
+    blocks = re.findall(r"(?s)^```\w+\n(.*?)\n```", text("docs/session.md"), re.M)
+
+    assert len(blocks) > 10
+    assert [line for block in blocks for line in block.splitlines() if len(line) > 80] == []
+
+
 def test_every_page_is_in_the_contents():
     contents = re.findall(r"^[\w/-]+$", text("docs/index.md"), re.M)
     pages = {str(path.relative_to(ROOT / "docs").with_suffix("")) for path in (ROOT / "docs").rglob("*.md")}
