@@ -41,6 +41,7 @@ is given as ``instances``. It changes nothing, and returns three lists of dictio
     As blockers, of what does not block.
 """
 
+import contextlib
 import contextvars
 import datetime
 import hashlib
@@ -59,6 +60,7 @@ __outputter__ = {"check": "busy"}
 MODULES = {"postgres": "pgactivity"}
 SECONDS = 20  # for a probe
 TOTAL = 60  # for all of them
+LEAST = 5  # for one whose predecessors took all the time they could have
 MOST = 200  # blockers of a probe
 OVER_SSH = "running_data"  # the folder in which Salt runs on the far side of salt-ssh
 FIELDS = ("user", "what", "ask", "state")
@@ -97,9 +99,10 @@ def check():
     answer = {"idle": False, "checks": [], "blockers": [], "unknowns": [], "info": []}
     settings, answer["unknowns"] = _configured()
     deadline = time.monotonic() + TOTAL
-    for name in sorted(settings):
+    for position, name in enumerate(sorted(settings), 1):
         answer["checks"].append(name)
-        _add(answer, name, _ask(name, settings[name], min(SECONDS, deadline - time.monotonic())))
+        kept = LEAST * (len(settings) - position)  # for those that are still to come
+        _add(answer, name, _ask(name, settings[name], min(SECONDS, deadline - time.monotonic() - kept)))
     for key in ("blockers", "info"):
         answer[key].sort(key=lambda item: (-(item["age"] if item["age"] is not None else -1), item["id"]))
     answer["idle"] = not answer["blockers"] and not answer["unknowns"]
@@ -141,10 +144,6 @@ def _ask(name, settings, seconds):
     function = f"{MODULES.get(name, name)}.probe"
     if not re.fullmatch(r"\w+", name, re.ASCII) or function not in __salt__:
         return f"busy:{name}: this minion has no function {function} ({_missing(function)})"
-    try:
-        settings = _resolved(settings)
-    except LookupError as error:
-        return f"busy:{name}: {error.args[0]}"
     if settings is None or settings is True:
         settings = {}
     elif isinstance(settings, list):
@@ -158,9 +157,12 @@ def _ask(name, settings, seconds):
     if seconds <= 0:
         return f"not asked: the {TOTAL} seconds for all probes are over"
     try:
-        return _within(seconds, __salt__[function], settings)
+        # Where a password is looked up may hang as well.
+        return _within(seconds, lambda: __salt__[function](**_resolved(settings)))
     except TimeoutError:
         return f"did not answer within {seconds:.0f} seconds"
+    except _NoValue as error:
+        return f"busy:{name}: {error}"
     except SaltException as error:
         return f"busy:{name}: {error}" if type(error).__name__ == "SaltInvocationError" else str(error)
     except Exception as error:
@@ -173,7 +175,11 @@ def _missing(function):
     """Why a function is not here: of a module that is there, what it lacks."""
     told = getattr(__salt__, "missing_fun_string", lambda _: "")(function)
     _, virtual, why = str(told).partition("__virtual__ returned False: ")
-    return why if virtual else "saltutil.sync_modules brings ours"
+    return why if virtual else "saltutil.sync_modules brings ours; most need psutil"
+
+
+class _NoValue(Exception):
+    """An sdb:// address stands for nothing here."""
 
 
 def _resolved(value):
@@ -189,12 +195,12 @@ def _resolved(value):
             secret = None
         # Of an unknown profile, Salt returns the address itself.
         if secret is None or secret == value:
-            raise LookupError(f"{value} has no value on this minion")
+            raise _NoValue(f"{value} has no value on this minion")
         return secret
     return value
 
 
-def _within(seconds, function, settings):
+def _within(seconds, function):
     """
     Call a function, and wait for so long at most. A thread that does not end is left behind, for Python cannot end it:
     probes have time-outs of their own, this one is the net below them.
@@ -203,7 +209,7 @@ def _within(seconds, function, settings):
 
     def work():
         try:
-            outcome["answer"] = function(**settings)
+            outcome["answer"] = function()
         except BaseException as error:  # SystemExit in a thread would pass unseen
             outcome["error"] = error
 

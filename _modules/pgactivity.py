@@ -24,6 +24,13 @@ QUERY = """
 SELECT json_build_object(
   'sentinel', 'deploytoken',
   'visible', pg_has_role(current_user, 'pg_read_all_stats', 'USAGE'),
+  'untracked', (
+    SELECT count(*)
+    FROM pg_stat_activity
+    WHERE coalesce(state, 'disabled') = 'disabled'
+      AND backend_type = 'client backend'
+      AND clock_timestamp() - backend_start >= make_interval(secs => {seconds:f})
+  ),
   'active', (
     SELECT coalesce(json_agg(json_build_object(
       'pid', pid, 'role', usename, 'database', datname, 'application', application_name,
@@ -86,7 +93,7 @@ def queries(
         raise CommandExecutionError(f"PostgreSQL could not be asked: {reason}")
     try:
         found = json.loads(answer["stdout"])
-        clear = found["sentinel"] == "deploytoken" and isinstance(found["active"], list)
+        clear = found["sentinel"] == "deploytoken" and isinstance(found["active"], list) and "untracked" in found
     except (ValueError, KeyError, TypeError):
         clear = False
     if not clear:
@@ -94,6 +101,10 @@ def queries(
     if found["visible"] is not True:
         raise CommandExecutionError(
             "PostgreSQL hides other roles' queries from this one: GRANT pg_read_all_stats to it"
+        )
+    if found["untracked"] != 0:  # their queries cannot be older than the connections
+        raise CommandExecutionError(
+            f"PostgreSQL does not track what {found['untracked']} connections do (track_activities is off for them)"
         )
     return [_query(row) for row in found["active"]]
 

@@ -18,11 +18,13 @@ import collections
 import contextlib
 import fnmatch
 import os
+import pathlib
 import pwd
 import re
 import selectors
 import signal
 import subprocess
+import sys
 import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
@@ -38,6 +40,11 @@ except ImportError:
 SHELLS = {"ash", "bash", "csh", "dash", "fish", "ksh", "ksh93", "mksh", "rbash", "sh", "tcsh", "zsh"}
 BETWEEN = {"doas", "login", "su", "sudo", "sudo-rs", "tmux: client"}
 AGENTS = {"dbus-daemon", "dbus-launch", "gpg-agent", "ssh-agent"}
+# How often to look whether a shell that seems idle stays so. One look is some 10 ms long.
+LOOKS = 4
+CAP_SYS_PTRACE = 19
+PF_FORKNOEXEC = 0x40
+DENIED = "/proc hides other users' processes (hidepid): run the minion as root, with CAP_SYS_PTRACE"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
@@ -70,10 +77,11 @@ def seconds(duration):
 
 def visible():
     """
-    Make sure that other users' processes can be seen, and return True.
+    Make sure that everybody's processes can be seen, and return True.
 
-    Raises CommandExecutionError if ``/proc`` is mounted with ``hidepid`` and the minion does not run as root: nothing
-    would be found then, which is not the same as that nothing runs.
+    Raises CommandExecutionError if not, as where ``/proc`` is mounted with ``hidepid`` and the minion does not run as
+    root, or as a root without ``CAP_SYS_PTRACE``, as containers have it: nothing would be found then, which is not
+    the same as that nothing runs.
 
     CLI Example:
 
@@ -81,34 +89,113 @@ def visible():
 
         salt-call processes.visible
     """
-    if os.geteuid():
-        try:
-            psutil.Process(1).name()
-        except psutil.Error:
-            raise CommandExecutionError(
-                "/proc hides other users' processes (hidepid): run the minion as root"
-            ) from None
+    if not sys.platform.startswith("linux"):
+        raise CommandExecutionError("whose processes run is known on Linux only")
+    try:
+        hidden = _hidden(pathlib.Path("/proc/self/mountinfo").read_text(errors="replace"))
+        psutil.Process(1).name()
+    except (psutil.Error, OSError):
+        hidden = True
+    if hidden:
+        raise CommandExecutionError(DENIED)
     return True
 
 
-def _table():
-    """All live processes by id, with what one read of /proc/PID/stat tells of each."""
+def _hidden(mounts):
+    """Whether the options that /proc is mounted with hide others' processes from us."""
+    options = []
+    for line in mounts.splitlines():
+        place, _, kind = line.partition(" - ")
+        if place.split()[4:5] == ["/proc"]:
+            options = kind.split()[2].split(",")  # a later mount covers those before
+    options = dict(option.partition("=")[::2] for option in options)
+    if options.get("hidepid", "0") in ("0", "off"):
+        return False
+    group = options.get("gid", "") if options["hidepid"] not in ("4", "ptraceable") else ""
+    if group.isdecimal() and int(group) in {os.getegid(), *os.getgroups()}:
+        return False
+    status = pathlib.Path("/proc/self/status").read_text(errors="replace")
+    effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    return not (effective and int(effective[1], 16) >> CAP_SYS_PTRACE & 1)
+
+
+def listing(commands=False):
+    """
+    Return all live processes of this machine, but for the kernel's own.
+
+    commands
+        Whether to read their command lines as well. Default: False.
+
+    Returns a list of dictionaries, by their ids: ``pid``, ``ppid``, ``name``, ``state`` (a letter, as in
+    ``/proc/PID/stat``), ``group`` (of its job), ``terminal`` (its device's number), ``forked`` (whether it still runs
+    the program of its parent), ``since`` (seconds since the epoch) and, if wanted, ``argv``.
+
+    Raises CommandExecutionError if others' processes cannot be seen.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call processes.listing
+    """
     visible()
-    processes = psutil.process_iter(["name", "ppid", "status", "create_time"])
-    return {process.pid: process for process in processes if process.info["status"] not in ("zombie", "dead", None)}
+    # Not psutil.process_iter(): it keeps what it knows of a process, and leaves out one whose id another one had.
+    boot, tick = psutil.boot_time(), os.sysconf("SC_CLK_TCK")
+    found = []
+    for pid in sorted(psutil.pids()):
+        try:
+            name, fields = _stat(pid)
+            # Of a program whose first thread has ended, that one is a zombie, and the others live on.
+            ended = fields[0] in "ZX" and int(fields[17]) < 2
+            if ended or fields[1] == "2" or (pid, fields[1], name) == (2, "0", "kthreadd"):
+                continue
+            process = {
+                "pid": pid,
+                "ppid": int(fields[1]),
+                "name": name,
+                "state": fields[0],
+                "group": int(fields[2]),
+                "terminal": int(fields[4]),
+                "forked": bool(int(fields[6]) & PF_FORKNOEXEC),
+                "since": boot + int(fields[19]) / tick,
+            }
+            if commands:
+                process["argv"] = psutil.Process(pid).cmdline() or [name]
+        except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
+            continue  # it ended just now
+        except (PermissionError, psutil.AccessDenied):
+            raise CommandExecutionError(DENIED) from None
+        found.append(process)
+    return found
+
+
+def _stat(pid):
+    """The name of a process, which may hold spaces and brackets, and the fields behind it: see proc(5), from 3 on."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as stat:
+        name, _, fields = stat.read().partition("(")[2].rpartition(")")
+    return name, fields.split()
 
 
 def _children(table):
     children = collections.defaultdict(list)
     for process in table.values():
-        children[process.info["ppid"]].append(process)
+        children[process["ppid"]].append(process)
     return children
 
 
-def _asked(process, question, default):
+def _line(table, pid):
+    """A process and its ancestors."""
+    line = []
+    while pid in table and pid not in line:
+        line.append(pid)
+        pid = table[pid]["ppid"]
+    return line
+
+
+def _asked(pid, question, default):
     """The answer of a process that may end, or be closed to us, while it is asked."""
     try:
-        return getattr(process, question)()
+        return getattr(psutil.Process(pid), question)()
     except (psutil.Error, OSError):
         return default
 
@@ -129,24 +216,78 @@ def _describe(argv, name):
     return " ".join(words)[:100]
 
 
-def _at_prompt(argv, has_children):
+def _at_prompt(process, has_children):
     """
     Whether this sleeping shell only waits: for its user, or for the child that is looked at in its own right. A shell
-    that was started with a script is that script, even while it sleeps in a builtin.
+    that was started with a script is that script, even while it sleeps in a builtin; and a subshell, or one whose
+    input is not its terminal, waits for something else than its user.
     """
-    words = argv[1:]
+    words = (_asked(process["pid"], "cmdline", None) or ["?", "?"])[1:]
     if any(re.match(r"-[a-z]*c", word) for word in words[:2]):
         return has_children
-    return all(word.startswith("-") and not re.match(r"-[a-z]*s", word) for word in words)
+    if not all(word.startswith("-") and not re.match(r"-[a-z]*s", word) for word in words):
+        return False
+    try:
+        reads_terminal = os.stat(f"/proc/{process['pid']}/fd/0").st_rdev == process["terminal"] != 0
+    except OSError:
+        return False
+    return reads_terminal and (has_children or not process["forked"])
 
 
 def _idle(process, has_children):
-    name = process.info["name"]
+    name = process["name"]
     if name in AGENTS:
         return True
-    if process.info["status"] != "sleeping":
+    if process["state"] != "S":
         return False  # a shell's own loop, or one in the middle of something; a job that was stopped, too
-    return name in BETWEEN or (name in SHELLS and _at_prompt(_asked(process, "cmdline", [name, "?"]), has_children))
+    return name in BETWEEN or (name in SHELLS and _at_prompt(process, has_children))
+
+
+def _pulse(pid):
+    """What changes whenever a process does anything: its state, and how often it gave up or lost the processor."""
+    try:
+        with open(f"/proc/{pid}/status", errors="replace") as status:
+            return [line for line in status if line.startswith(("State:", "voluntary_ctxt", "nonvoluntary_ctxt"))]
+    except OSError:
+        return None
+
+
+def _look(roots):
+    """
+    What is below these processes: the jobs by their group, {group: job}, the shells that are idle, {process id: (root,
+    pulse)}, and the process table. The pulses are taken after the table has been read.
+    """
+    table = {process["pid"]: process for process in listing()}
+    children, spared = _children(table), set(_line(table, os.getpid()))
+    jobs, idle = {}, {}
+    for root in roots:
+        queue = [table[root]] if root in table else []
+        while queue:
+            process = queue.pop()
+            below = children[process["pid"]]
+            # Whoever asks from within a session does not work there.
+            if process["pid"] in spared:
+                queue.extend(below)
+            elif _idle(process, bool(below)):
+                queue.extend(below)
+                if process["name"] in SHELLS | BETWEEN - {"tmux: client"}:
+                    idle[process["pid"]] = (root, None)
+            else:
+                _add(jobs, root, process)
+    return jobs, {pid: (root, _pulse(pid)) for pid, (root, _) in idle.items()}, table
+
+
+def _add(jobs, root, process):
+    """Put a job into the list, if it is the first of its group."""
+    pid, group = process["pid"], process["group"]
+    if group not in jobs or (process["since"], pid) < (jobs[group]["since"], jobs[group]["pid"]):
+        jobs[group] = {
+            "root": root,
+            "pid": pid,
+            "user": _asked(pid, "username", "?"),
+            "what": _describe(_asked(pid, "cmdline", []), process["name"]),
+            "since": process["since"],
+        }
 
 
 def working(pids):
@@ -156,6 +297,10 @@ def working(pids):
     A process is idle if it is a shell at its prompt, or su or sudo, and sleeps: the foreground command that a terminal
     multiplexer reports shows neither background jobs, nor what runs inside ``su``. Of a tree of working processes the
     outermost is returned, because it stays the same while its children come and go; of a pipeline, the first.
+
+    The process table is read one process after the other, and while it is read, a command of a shell's loop ends and
+    the next one begins: one look took such a loop for a prompt in 51 of 60 cases (``while :; do sleep 0.02; done``).
+    So a shell is idle if a second look finds it so, and if it did nothing at all between the two.
 
     pids
         The process ids to begin at. Those that are gone are left out.
@@ -169,31 +314,115 @@ def working(pids):
 
         salt-call processes.working '[1234]'
     """
-    table = _table()
-    children = _children(table)
-    jobs = {}
-    for root in pids:
-        queue = [table[root]] if root in table else []
-        while queue:
-            process = queue.pop()
-            below = children[process.pid]
-            if _idle(process, bool(below)):
-                queue.extend(below)
-                continue
-            job = {
-                "root": root,
-                "pid": process.pid,
-                "user": _asked(process, "username", "?"),
-                "what": _describe(_asked(process, "cmdline", []), process.info["name"]),
-                "since": process.info["create_time"],
-            }
-            try:
-                group = os.getpgid(process.pid)
-            except OSError:
-                continue  # it ended just now
-            if group not in jobs or (job["since"], job["pid"]) < (jobs[group]["since"], jobs[group]["pid"]):
-                jobs[group] = job
+    jobs, idle, table = _look(pids)
+    for _ in range(LOOKS):
+        before = idle
+        if not before:
+            break
+        jobs, idle, table = _look(pids)
+        restless = [pid for pid in idle if idle[pid] != before.get(pid) or idle[pid][1] is None]
+        if not restless:
+            break
+    else:
+        for pid in restless:
+            _add(jobs, idle[pid][0], table[pid])
     return sorted(jobs.values(), key=lambda job: (job["since"], job["pid"]))
+
+
+def left(variable, servers):
+    """
+    Return the processes that left a terminal multiplexer's session, as with ``setsid -f`` or a double fork.
+
+    They are not below its server any more, and keep its mark in their environment.
+
+    variable
+        ``TMUX`` or ``STY``.
+
+    servers
+        The process ids of the multiplexer's servers, which are left out themselves.
+
+    Returns a list of dictionaries: ``pid``, the outermost of each tree, and ``server``, the process id in the mark,
+    whether it is one of the servers, or is of one that has ended.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call processes.left TMUX '[1234]'
+    """
+    table = {process["pid"]: process for process in listing()}
+    ours, servers = set(_line(table, os.getpid())), set(servers)
+    marked = {}
+    for pid, process in table.items():
+        if (
+            pid in ours
+            or pid in servers
+            or process["name"] == "tmux: client"
+            or servers.intersection(_line(table, pid))
+        ):
+            continue
+        try:
+            environment = pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        mark = next((one.partition(b"=")[2] for one in environment if one.startswith(f"{variable}=".encode())), b"")
+        # tmux: SOCKET,SERVER,SESSION; screen: SERVER.NAME
+        server = re.fullmatch(rb".*,(\d+),\d+", mark, re.DOTALL) or re.match(rb"(\d+)\.", mark)
+        if server:
+            marked[pid] = int(server[1])
+    return [
+        {"pid": pid, "server": server}
+        for pid, server in sorted(marked.items())
+        if not marked.keys() & set(_line(table, pid)[1:])
+    ]
+
+
+def uids(users):
+    """
+    Return the numeric ids of some users, which two names may share; None for None, which is everybody.
+
+    users
+        A list of user names.
+
+    Raises SaltInvocationError if it is none, or if a user does not exist.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call processes.uids '[root]'
+    """
+    if users is None:
+        return None
+    if not isinstance(users, list) or not users:
+        raise SaltInvocationError("users: a list of user names is needed, or nothing, for everybody")
+    found = []
+    for user in users:
+        try:
+            found.append(pwd.getpwnam(user).pw_uid)
+        except (KeyError, TypeError, ValueError):
+            raise SaltInvocationError(f"users: there is no user {user!r} on this machine") from None
+    return found
+
+
+def owner(pid, uids=None):
+    """
+    Return the name of the user whose process this is; None if it has ended, or is of none of some users.
+
+    pid
+        The process id.
+
+    uids
+        The users' numeric ids. Default: everybody.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call processes.owner 1
+    """
+    real = getattr(_asked(pid, "uids", None), "real", None)
+    return None if real is None or (uids is not None and real not in uids) else _asked(pid, "username", None)
 
 
 def run(argv, user, env=None, timeout=5, limit=1000000):
@@ -303,13 +532,23 @@ def _pattern(pattern, older_than):
         )
     if not (entry.get("match") or entry.get("under") or entry.get("user")):
         raise SaltInvocationError(f"patterns: {pattern!r} would match every process: give match, under or user")
-    return {"match": "*", **entry, "older_than": seconds(entry.get("older_than", older_than))}
+    wanted = {"match": "*", **entry, "older_than": seconds(entry.get("older_than", older_than))}
+    for key in ("match", "under"):
+        if not isinstance(wanted.get(key, ""), str):
+            raise SaltInvocationError(f"patterns: {key} of {pattern!r} is not a text")
+    return {**wanted, "uids": uids([wanted["user"]])} if "user" in wanted else wanted
 
 
 def _names(argv, name):
     """What a process can be called: its name, its program, its script if the program interprets one; or all of it."""
-    programs = [os.path.basename(word) for word in argv[:2] if not word.startswith("-")]
-    return {name, *programs, " ".join(argv)}
+    script = next((word for word in argv[1:] if not word.startswith("-")), "")
+    return {name, os.path.basename(argv[0]), os.path.basename(script), " ".join(argv)} - {""}
+
+
+def _is_under(table, pid, pattern):
+    """Whether the program of that name is above this process, which is not just a fork of it, as cron makes first."""
+    own, *above = [fnmatch.fnmatchcase(table[one]["name"], pattern) for one in _line(table, pid)]
+    return any(above) and not (own and table[pid]["forked"])
 
 
 def find(patterns, older_than=0):
@@ -338,40 +577,33 @@ def find(patterns, older_than=0):
     if not isinstance(patterns, (list, tuple)) or not patterns:
         raise SaltInvocationError("patterns: a list of one pattern or more is needed")
     wanted = [_pattern(pattern, older_than) for pattern in patterns]
-    table = _table()
-
-    def line(pid):
-        seen = []
-        while pid in table and pid not in seen:
-            seen.append(pid)
-            pid = table[pid].info["ppid"]
-        return seen
-
-    spared = set(line(os.getpid()))
+    table = {process["pid"]: process for process in listing(commands=True)}
+    spared = set(_line(table, os.getpid()))
     found = {}
     for pid, process in table.items():
-        argv = _asked(process, "cmdline", [])
-        if not argv or pid in spared:
+        if pid in spared:
             continue
-        name, age = process.info["name"], time.time() - process.info["create_time"]
+        name, argv, age = process["name"], process["argv"], max(0, time.time() - process["since"])
         for entry in wanted:
             if age < entry["older_than"] or not any(
                 fnmatch.fnmatchcase(text, entry["match"]) for text in _names(argv, name)
             ):
                 continue
-            if "under" in entry and not any(
-                fnmatch.fnmatchcase(table[above].info["name"], entry["under"]) for above in line(pid)[1:]
-            ):
+            if "under" in entry and not _is_under(table, pid, entry["under"]):
                 continue
-            user = _asked(process, "username", "?")
-            if entry.get("user", user) != user:
+            user = owner(pid, entry.get("uids"))
+            if user is None:
                 continue
             label = entry["match"] if entry["match"] != "*" else entry.get("under", entry.get("user"))
-            since = process.info["create_time"]
-            what = _describe(argv, name)
-            found[pid] = {"pid": pid, "user": user, "what": what, "since": since, "pattern": label}
+            found[pid] = {
+                "pid": pid,
+                "user": user,
+                "what": _describe(argv, name),
+                "since": process["since"],
+                "pattern": label,
+            }
             break
-    outermost = [job for pid, job in found.items() if not any(above in found for above in line(pid)[1:])]
+    outermost = [job for pid, job in found.items() if not found.keys() & set(_line(table, pid)[1:])]
     return sorted(outermost, key=lambda job: (job["since"], job["pid"]))
 
 

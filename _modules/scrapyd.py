@@ -46,8 +46,12 @@ except ImportError:
     HAS_PSUTIL = False
 
 DEFAULT = "http://127.0.0.1:6800"
+PORTS = {"http": 80, "https": 443}
 # Room for the list of some 70,000 finished jobs (230 bytes each), which Scrapyd sends along.
 LIMIT = 16 * 1024 * 1024
+CRAWLS = {"crawl", "crawlall", "runspider"}
+# What Scrapy does in a moment, and for nobody. A project can have commands of its own, and each of them may crawl.
+HARMLESS = {"edit", "genspider", "list", "settings", "startproject", "version"}
 
 
 def __virtual__():
@@ -59,13 +63,13 @@ def __virtual__():
 def _instances(configured):
     """The configured instances, checked, as a list."""
     instances = configured if isinstance(configured, list) else [configured]
-    known = {"url", "username", "password", "name", "timeout"}
+    known = {"url", "username", "password", "name", "timeout", "ca_file"}
     for instance in instances:
         if not isinstance(instance, dict) or not set(instance) <= known:
             raise SaltInvocationError(f"each instance of Scrapyd has some of: {', '.join(sorted(known))}")
         if not isinstance(instance.get("url", DEFAULT), str):
             raise SaltInvocationError("url: an address like http://127.0.0.1:6800 is needed")
-        for key in ("username", "password"):
+        for key in ("username", "password", "ca_file"):
             if not isinstance(instance.get(key, ""), str):
                 raise SaltInvocationError(f"{key}: a text is needed")
     return instances
@@ -119,7 +123,11 @@ def _get(instance, resource, **query):
     if query:
         path += "?" + urllib.parse.urlencode(query)
     if parts.scheme == "https":
-        connection = http.client.HTTPSConnection(**address, context=ssl.create_default_context())
+        try:
+            trusted = ssl.create_default_context(cafile=instance.get("ca_file"))
+        except OSError as error:
+            raise SaltInvocationError(f"ca_file: {_reason(error)}") from None
+        connection = http.client.HTTPSConnection(**address, context=trusted)
     else:
         connection = http.client.HTTPConnection(**address)
     late = threading.Event()
@@ -176,6 +184,8 @@ def _alarm(timeout, line, late):
 
 def _reason(error):
     """Why a connection failed, in the system's words, which hold nothing of the request."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message}): give what to trust as ca_file"
     return getattr(error, "strerror", None) or type(error).__name__
 
 
@@ -236,32 +246,20 @@ def _crawls():
     The crawls among this machine's processes: those that Scrapyd runs (``python -m scrapyd.runner crawl …``), and
     those of people and cron (``scrapy crawl …``); the outermost process of each.
     """
-    __salt__["processes.visible"]()
     found = {}
-    for process in psutil.process_iter(["ppid", "status"]):
-        try:
-            argv = process.cmdline()
-        except (psutil.Error, OSError):
+    for process in __salt__["processes.listing"](commands=True):
+        crawl = _crawl(process["argv"])
+        if not crawl:
             continue
-        crawl = _crawl(argv)
-        if not crawl or process.info["status"] == "zombie":
-            continue
+        pid = process["pid"]
         try:
-            project = process.environ().get("SCRAPY_PROJECT")
+            project = psutil.Process(pid).environ().get("SCRAPY_PROJECT")
         except (psutil.Error, OSError):
             project = None
-        try:
-            user, since = process.username(), process.create_time()
-        except psutil.Error:
-            continue
-        found[process.pid] = {
-            **crawl,
-            "project": project or "-",
-            "pid": process.pid,
-            "parent": process.info["ppid"],
-            "user": user,
-            "since": since,
-        }
+        user = __salt__["processes.owner"](pid)
+        if user is not None:
+            more = {"project": project or "-", "pid": pid, "parent": process["ppid"], "since": process["since"]}
+            found[pid] = {**crawl, **more, "user": user}
     return [crawl for crawl in found.values() if crawl["parent"] not in found]
 
 
@@ -271,29 +269,36 @@ def _takes(before):
 
 
 def _crawl(argv):
-    """What a command line crawls, {spider, id, note, scrapyd}, or None."""
-    for position, word in enumerate(argv[:8]):
-        scrapyd = word == "scrapyd.runner"
-        if (scrapyd or os.path.basename(word) in ("scrapy", "scrapy.cmdline")) and position + 1 < len(argv):
-            if not re.fullmatch("crawl|crawlall|runspider", argv[position + 1]):
-                continue
-            rest = argv[position + 2 :]
-            options = {}
-            spider = None
-            for index, argument in enumerate(rest):
-                if argument == "-a" and index + 1 < len(rest):
-                    key, _, value = rest[index + 1].partition("=")
-                    options[key] = value
-                elif spider is None and not argument.startswith("-") and not _takes(rest[index - 1 : index]):
-                    spider = os.path.basename(argument)
-            spider = spider or argv[position + 1]
-            return {
-                "spider": spider,
-                "id": options.get("_job"),
-                "note": _text(options.get("note")),
-                "scrapyd": scrapyd,
-            }
-    return None
+    """What a command line crawls, {spider, id, note}, or None."""
+    begin = next((index for index, word in enumerate(argv[:8]) if _runs_scrapy(word)), None)
+    # Scrapyd's runner can be another one; what it is told is always the same.
+    if begin is None and "crawl" in argv and any(word.startswith("_job=") for word in argv):
+        begin = argv.index("crawl") - 1
+    rest = argv[begin + 1 :] if begin is not None else []
+    # As Scrapy has it: the command is the first word that is no option.
+    command = next((word for word in rest if not word.startswith("-")), None)
+    if command is None or not (command in CRAWLS or (_begins(argv[: begin + 1]) and command not in HARMLESS)):
+        return None
+    rest.remove(command)
+    options, spider = {}, None
+    for index, word in enumerate(rest):
+        if word == "-a" and index + 1 < len(rest):
+            key, _, value = rest[index + 1].partition("=")
+            options[key] = value
+        elif spider is None and not word.startswith("-") and not _takes(rest[index - 1 : index] if index else []):
+            spider = os.path.basename(word)
+    return {"spider": spider or command, "id": options.get("_job"), "note": _text(options.get("note"))}
+
+
+def _runs_scrapy(word):
+    program = os.path.basename(word) in ("scrapy", "scrapy.cmdline", "scrapyd.runner")
+    return program or word.endswith("scrapy/cmdline.py")
+
+
+def _begins(words):
+    """Whether the last of these words is what is run: the program, or the script or module of an interpreter."""
+    interpreted = os.path.basename(words[0]).startswith(("python", "pypy"))
+    return len(words) == 1 or (interpreted and all(word.startswith("-") for word in words[1:-1]))
 
 
 def status(url=None):
@@ -340,6 +345,33 @@ def jobs(url=None):
     return _jobs(_instance(url))
 
 
+def _known(instance, counts, processes):
+    """
+    The jobs of an instance, if its processes tell all of them: its list would bring along every job that finished.
+
+    They do if nothing is pending, and if the process that listens at its address has as many crawls as it says.
+    """
+    parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
+    if counts["pending"] or parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+        return []
+    named = [crawl for crawl in processes if crawl["id"] and crawl["project"] != "-"]
+    for parent in {crawl["parent"] for crawl in named}:
+        children = [crawl for crawl in named if crawl["parent"] == parent]
+        if len(children) == counts["running"] and _listens(parent, parts.port or PORTS[parts.scheme]):
+            return [{**crawl, "state": "running"} for crawl in children]
+    return []
+
+
+def _listens(pid, port):
+    """Whether a process listens at that port."""
+    try:
+        process = psutil.Process(pid)
+        connections = process.net_connections if hasattr(process, "net_connections") else process.connections
+        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections(kind="tcp"))
+    except (psutil.Error, OSError):
+        return False
+
+
 def _look(instance):
     """The jobs of an instance, as many as it says there are."""
     for _ in range(3):  # a job may start or end between the two questions
@@ -356,11 +388,13 @@ def _look(instance):
 def _blocker(job, name, user, ask):
     """A job of Scrapyd's or a crawl process as a blocker: its id is the same, whichever way it was found."""
     identity = job["id"] or str(job["pid"])
-    # Scrapyd's own ids are UUIDs, whose first digits change soonest; an id that somebody chose may differ at its end.
-    short = identity[:6] if re.fullmatch("[0-9a-f]{32}", identity) else identity
+    if re.fullmatch("[0-9a-f]{12}1[0-9a-f]{3}[89ab][0-9a-f]{15}", identity):
+        identity = identity[:6]  # Scrapyd's own ids are UUIDs, whose first digits change soonest
+    elif job["id"] and job["pid"]:
+        identity += f".{job['pid']}"  # one that somebody chose may come again: that would be another job
     states = {"running": "is running", "pending": "is pending", "process": "runs outside of Scrapyd"}
     return {
-        "id": (f"{name}/" if name else "") + f"{job['project']}:{job['spider']}:{short}",
+        "id": (f"{name}/" if name else "") + f"{job['project']}:{job['spider']}:{identity}",
         "user": user,
         "what": f"{job['project']}/{job['spider']} {states[job['state']]}"
         + (f": {job['note']}" if job["note"] else ""),
@@ -381,6 +415,8 @@ def probe(instances=None, crawls=True, **instance):
             Its address. Default: ``http://127.0.0.1:6800``.
         username, password
             For HTTP's basic authentication.
+        ca_file
+            A file of the certificates to trust for https. Default: those that the system trusts.
         name
             Begins the ids of its jobs. Needed if the same project is on several instances.
         timeout
@@ -396,17 +432,26 @@ def probe(instances=None, crawls=True, **instance):
         salt-call scrapyd.probe url=http://127.0.0.1:6800
     """
     answer = {"blockers": [], "unknowns": [], "info": []}
+    busy = []
+    for one in _instances(instances if instances is not None else instance):
+        try:
+            counts, _ = _counts(one)
+        except CommandExecutionError as error:
+            answer["unknowns"].append({"why": str(error)})
+            continue
+        if any(counts.values()):
+            busy.append((one, counts))
     try:
         processes = _crawls() if crawls else []
     except CommandExecutionError as error:
         processes = []
         answer["unknowns"].append({"why": str(error)})
     by_job = {crawl["id"]: crawl for crawl in processes if crawl["id"]}
-    by_pid = {crawl["pid"]: crawl for crawl in processes}
+    by_pid = {crawl["pid"]: crawl for crawl in processes if not crawl["id"]}
     listed = set()
-    for one in _instances(instances if instances is not None else instance):
+    for one, counts in busy:
         try:
-            found = _look(one)
+            found = _known(one, counts, processes) or _look(one)
         except CommandExecutionError as error:
             answer["unknowns"].append({"why": str(error)})
             continue

@@ -13,6 +13,7 @@ root may not list another user's (measured on Screen 4.9).
 """
 
 import collections
+import contextlib
 import os
 
 from salt.exceptions import SaltInvocationError
@@ -49,7 +50,7 @@ def sessions(users=None):
     Return all Screen sessions, and what runs in each.
 
     users
-        A list of user names. Default: everybody.
+        A list of user names. Default: everybody. A user that does not exist is an error.
 
     Returns a list of dictionaries: ``user``, ``session`` (None where no name can be had), ``created`` (seconds since
     the epoch), ``pid`` and ``jobs``, as :py:func:`tmux.sessions <tmux.sessions>` does.
@@ -60,28 +61,39 @@ def sessions(users=None):
 
         salt-call screen.sessions
     """
-    __salt__["processes.visible"]()
+    wanted = __salt__["processes.uids"](users)
+    servers = {}
+    for process in __salt__["processes.listing"](commands=True):
+        # The server calls itself SCREEN, and with its path if it was called so; "screen" is a client that looks on.
+        if os.path.basename(process["argv"][0]).startswith("SCREEN"):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                servers[process["pid"]] = psutil.Process(process["pid"])
+    left = __salt__["processes.left"]("STY", list(servers))
     found = []
-    for server in psutil.process_iter(["name", "status"]):
-        if server.info["name"] != "screen" or server.info["status"] == "zombie":
-            continue
+    for pid, server in servers.items():
         try:
-            # The server calls itself SCREEN; "screen", in lower case, is a client that looks on.
-            if server.cmdline()[:1] != ["SCREEN"]:
+            if wanted is not None and server.uids().real not in wanted:
                 continue
-            user = server.username()
-            if users is None or user in users:
-                windows = [child.pid for child in server.children()]
-                created = server.create_time()
-                found.append(
-                    (windows, {"user": user, "session": _name(server), "created": created, "pid": server.pid})
-                )
+            session = {
+                "user": server.username(),
+                "session": _name(server),
+                "created": server.create_time(),
+                "pid": pid,
+            }
+            windows = [child.pid for child in server.children()]
         except psutil.NoSuchProcess:
             continue
+        found.append((windows + [one["pid"] for one in left if one["server"] == pid], session))
+    for one in left:
+        if one["server"] not in servers:  # it has ended
+            user = __salt__["processes.owner"](one["pid"], wanted)
+            if user is not None:
+                found.append(([one["pid"]], {"user": user, "session": None, "created": None, "pid": one["pid"]}))
     jobs = collections.defaultdict(list)
     for job in __salt__["processes.working"]([pid for windows, _ in found for pid in windows]) if found else ():
         jobs[job.pop("root")].append(job)
-    return [{**session, "jobs": [job for pid in windows for job in jobs[pid]]} for windows, session in found]
+    sessions = [{**session, "jobs": [job for pid in windows for job in jobs[pid]]} for windows, session in found]
+    return [session for session in sessions if session["pid"] in servers or session["jobs"]]
 
 
 def probe(users=None, idle_shells="ignore"):
@@ -89,7 +101,7 @@ def probe(users=None, idle_shells="ignore"):
     Tell :py:func:`busy.check <busy.check>` what works in Screen sessions: each job is a blocker.
 
     users
-        A list of user names. Default: everybody.
+        A list of user names. Default: everybody. A user that does not exist is an error.
 
     idle_shells
         ``ignore`` (default): a session with nothing but shells at their prompts is information. ``block``: it is a
@@ -103,8 +115,6 @@ def probe(users=None, idle_shells="ignore"):
     """
     if idle_shells not in ("ignore", "block"):
         raise SaltInvocationError(f"idle_shells: {idle_shells!r} is neither 'ignore' nor 'block'")
-    if users is not None and (not isinstance(users, list) or not users):
-        raise SaltInvocationError("users: a list of user names is needed, or nothing, for everybody")
     answer = {"blockers": [], "unknowns": [], "info": []}
     for session in sessions(users):
         label = (session["session"] or "(no name)")[:60]

@@ -18,9 +18,10 @@ client run commands as root.
 """
 
 import collections
+import contextlib
 import os
-import pwd
 import stat
+import time
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
@@ -40,24 +41,18 @@ def __virtual__():
     return False, "psutil is not installed"
 
 
-def _servers(users):
-    """The tmux servers of these users (None: of everybody), as processes."""
-    for user in users or ():
-        try:
-            pwd.getpwnam(user)
-        except (KeyError, TypeError):
-            raise SaltInvocationError(f"users: there is no user {user!r} on this machine") from None
-    __salt__["processes.visible"]()
+def _servers():
+    """
+    The tmux servers of this machine: their processes.
+
+    They call themselves "tmux: server"; or, started through a link of another name, by that one. Before 2.2 they were
+    called as the client is, but have no terminal.
+    """
     servers = []
-    for process in psutil.process_iter(["name", "status"]):
-        if not (process.info["name"] or "").startswith("tmux: server") or process.info["status"] == "zombie":
-            continue
-        try:
-            user = process.username()
-        except psutil.NoSuchProcess:
-            continue
-        if users is None or user in users:
-            servers.append((process, user))
+    for process in __salt__["processes.listing"]():
+        if ": server" in process["name"] or (process["name"] == "tmux" and not process["terminal"]):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                servers.append(psutil.Process(process["pid"]))
     return servers
 
 
@@ -96,6 +91,8 @@ def _ask(server, user, timeout):
     path = _socket(server, user)
     if path is None:
         return {}
+    if timeout <= 0:
+        raise CommandExecutionError("not asked, because other servers took too long to answer")
     # -u: without it, and in a C locale, tabs and whatever is not ASCII turn into "_".
     command = ["tmux", "-u", "-S", path, "list-panes", "-a", "-F", FORMAT]
     answer = __salt__["processes.run"](command, user, timeout=timeout)
@@ -113,42 +110,20 @@ def _ask(server, user, timeout):
     return dict(panes)
 
 
-def _left(servers):
-    """
-    Processes that left a session's tree, as with ``setsid -f`` or a double fork, but keep its ``TMUX`` variable.
-
-    Returns {process id: the id of the server that it came from}.
-    """
-    ours = {parent.pid for parent in psutil.Process().parents()} | {os.getpid()}
-    known = {server.pid for server, _ in servers}
-    adopters = {1}
-    orphans = []
-    for process in psutil.process_iter(["name", "ppid", "status"]):
-        if process.info["name"] == "systemd":
-            adopters.add(process.pid)
-        orphans.append(process)
-    left = {}
-    for process in orphans:
-        if process.info["ppid"] not in adopters or process.pid in ours or process.info["status"] == "zombie":
-            continue
-        if (process.info["name"] or "").startswith("tmux: "):
-            continue
-        try:
-            fields = process.environ().get("TMUX", "").rsplit(",", 2)
-        except (psutil.Error, OSError):
-            continue
-        if len(fields) == 3 and fields[1].isdecimal() and int(fields[1]) in known:
-            left[process.pid] = int(fields[1])
-    return left
-
-
 def _look(users, timeout):
     """Everything there is: ([one dictionary for each pane, or other child of a server], [unknowns])."""
     panes, unknowns = [], []
-    servers = _servers(users)
-    for server, user in servers:
+    wanted = __salt__["processes.uids"](users)
+    servers = {server.pid: server for server in _servers()}
+    left = __salt__["processes.left"]("TMUX", list(servers))
+    owners = {}
+    patience = time.monotonic() + 2 * timeout  # of all servers together
+    for server in servers.values():
         try:
-            names = _ask(server, user, timeout)
+            if wanted is not None and server.uids().real not in wanted:
+                continue
+            user = owners[server.pid] = server.username()
+            names = _ask(server, user, min(timeout, patience - time.monotonic()))
         except CommandExecutionError as error:
             names = {}
             unknowns.append(f"the server of {user} (process {server.pid}): {error}")
@@ -171,24 +146,19 @@ def _look(users, timeout):
                     "pid": pid,
                 }
             )
-    if servers:
-        owners = {server.pid: user for server, user in servers}
-        for pid, server in _left(servers).items():
-            sessions = {pane["session"] for pane in panes if pane["server"] == server} - {None}
-            panes.append(
-                {
-                    "user": owners[server],
-                    "session": sessions.pop() if len(sessions) == 1 else None,
-                    "created": None,
-                    "attached": False,
-                    "server": server,
-                    "pid": pid,
-                }
-            )
+    for one in left:
+        sessions = {pane["session"] for pane in panes if pane["server"] == one["server"]} - {None}
+        session = sessions.pop() if len(sessions) == 1 else None
+        user = owners.get(one["server"])
+        if user is None and one["server"] not in servers:  # the server has ended
+            user = __salt__["processes.owner"](one["pid"], wanted)
+        if user is not None:
+            panes.append({"user": user, "session": session, "created": None, "attached": False, **one})
     jobs = collections.defaultdict(list)
     for job in __salt__["processes.working"]([pane["pid"] for pane in panes]) if panes else ():
         jobs[job.pop("root")].append(job)
-    return [{**pane, "jobs": jobs[pane["pid"]]} for pane in panes], unknowns
+    gone = {one["pid"] for one in left} - set(jobs)  # what left a session and does not work is no session either
+    return [{**pane, "jobs": jobs[pane["pid"]]} for pane in panes if pane["pid"] not in gone], unknowns
 
 
 def sessions(users=None, timeout=5):
@@ -242,8 +212,6 @@ def probe(users=None, idle_shells="ignore", timeout=5):
     """
     if idle_shells not in ("ignore", "block"):
         raise SaltInvocationError(f"idle_shells: {idle_shells!r} is neither 'ignore' nor 'block'")
-    if users is not None and (not isinstance(users, list) or not users):
-        raise SaltInvocationError("users: a list of user names is needed, or nothing, for everybody")
     panes, unknowns = _look(users, timeout)
     answer = {"blockers": [], "unknowns": [{"why": why} for why in unknowns], "info": []}
     for pane in panes:

@@ -14,6 +14,8 @@ import time
 from saltext.deploytoken import consent as agreement
 from saltext.deploytoken import door, errors
 
+REMIND = 600  # seconds after which a wait tells again what it told already
+
 
 @door.command
 def check(target=None, target_type="glob", consent=None, timeout=15, ssh=False):
@@ -99,7 +101,7 @@ def wait(
     )
     begin = time.monotonic()
     waiting = {}  # the ids of what only waits: since when
-    told = quiet = None
+    told = told_at = quiet = None
     while True:
         found = _look(target, target_type, 15, ssh)
         now = time.monotonic()
@@ -114,7 +116,10 @@ def wait(
             rest = pause
             if not found["expected"]:
                 _verdict(found, agreed)
-            told = _tell(found, left, told)
+            if told_at is not None and now - told_at >= REMIND:
+                told = None
+            before, told = told, _tell(found, left, told, now - begin)
+            told_at = now if told != before else told_at
             waiting = {one: waiting.get(one, now) for one in _idling(left)}
             stuck_ones = [blocker for blocker in left if now - waiting.get(blocker["id"], now) >= patience]
             if stuck_ones:
@@ -124,7 +129,8 @@ def wait(
                     **_details(found, agreed),
                     stuck=stuck_ones,
                 )
-        if now + rest - begin > limit:
+        # An idle look that is just before the end is worth nothing without its second one.
+        if quiet is None and now + rest - begin > limit:
             return _verdict(found, agreed, f"Still not idle after {_span(limit)}: ")
         time.sleep(rest)
 
@@ -248,12 +254,12 @@ def _brief(blocker):
 
 
 def _idling(left):
-    """The ids of pending jobs on minions where no job of Scrapyd's runs."""
-    at_work = {one["id"].partition("/")[0] for one in left if one.get("state") == "running"}
-    return [one["id"] for one in left if one.get("state") == "pending" and one["id"].partition("/")[0] not in at_work]
+    """The ids of pending jobs of those Scrapyds of which no job runs: by minion, and by the instance's name."""
+    at_work = {one["id"].rpartition("/")[0] for one in left if one.get("state") == "running"}
+    return [one["id"] for one in left if one.get("state") == "pending" and one["id"].rpartition("/")[0] not in at_work]
 
 
-def _tell(found, left, told):
+def _tell(found, left, told, waited):
     """Print what is left, if that is not what was printed last."""
     lines = [f"  {_brief(blocker)}" for blocker in left]
     lines += [f"  unknown: {one['minion']}/{one['probe']}: {one['why']}" for one in found["unknowns"]]
@@ -261,7 +267,7 @@ def _tell(found, left, told):
     state = [[blocker["id"] for blocker in left], found["unknowns"], found["failed"]]
     if state != told:
         print(
-            f"{time.strftime('%H:%M:%S')} waiting for {_count(len(lines), 'thing')}:",
+            f"{time.strftime('%H:%M:%S')} waiting for {_count(len(lines), 'thing')} ({_span(waited)} so far):",
             *lines,
             sep="\n",
             file=sys.stderr,

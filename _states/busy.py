@@ -51,7 +51,9 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ss
     ret["consented"], ret["expected"] = value.get("consented"), value.get("expected", [])
     if value.get("idle") is True and answer.get("success") and value.get("retcode", 0) == 0 and ret["expected"]:
         ret["result"] = True
-        ret["comment"] = f"Idle: {', '.join(ret['expected'])}"
+        answers = value.get("minions") or {}
+        notes = {minion: (answers.get(minion) or {}).get("note") for minion in ret["expected"]}
+        ret["comment"] = "Idle: " + ", ".join(f"{name} ({note})" if note else name for name, note in notes.items())
         covered = (ret["consented"] or {}).get("to")
         if covered:
             agreed = ", ".join(blocker["id"] for blocker in covered)

@@ -39,6 +39,9 @@ class Waiting(scrapy.Spider):
         return
         yield
 
+    def start_requests(self):  # before Scrapy 2.13
+        return []
+
     def stopped(self):
         return pathlib.Path(%(stop)r).exists()
 
@@ -83,7 +86,8 @@ class Scrapyd:
     :py:meth:`schedule` starts a job, :py:meth:`running` waits for it, :py:meth:`finish` ends all jobs.
     """
 
-    def __init__(self, folder, username="", password="", max_proc=2, poll_interval=0.2):
+    def __init__(self, folder, username="", password="", max_proc=2, poll_interval=0.2, program=None):
+        self.program = program or pathlib.Path(sys.executable).with_name("scrapyd")
         self.folder = pathlib.Path(folder)
         self.username, self.password = username, password
         self.stop_file = self.folder / "STOP"
@@ -106,7 +110,7 @@ class Scrapyd:
         """Start it (again: on the same port, with the same queue)."""
         self._processes.append(
             process.start(
-                [pathlib.Path(sys.executable).with_name("scrapyd")],
+                [self.program],
                 self.log,
                 cwd=self.folder,
                 env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -124,7 +124,12 @@ class Session:
         return self.user.run("tmux", "-u", "-S", self.socket, *arguments)
 
     def end(self):
-        """End the server by its pid, with everything below it."""
+        """End the server by its pid, with everything below it, and what left it with ``setsid``."""
+        for left in self.user.processes():
+            with contextlib.suppress(psutil.Error):
+                marks = left.environ()
+                if f",{self.pid}," in marks.get("TMUX", "") or marks.get("STY", "").startswith(f"{self.pid}."):
+                    left.kill()
         with contextlib.suppress(psutil.NoSuchProcess):
             server = psutil.Process(self.pid)
             below = server.children(recursive=True)
