@@ -160,7 +160,9 @@ def listing(commands=False):
                 "since": boot + int(fields[19]) / tick,
             }
             if commands:
-                process["argv"] = psutil.Process(pid).cmdline() or [name]
+                process["argv"] = [name]
+                with contextlib.suppress(psutil.ZombieProcess):
+                    process["argv"] = psutil.Process(pid).cmdline() or [name]
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             continue  # it ended just now
         except (PermissionError, psutil.AccessDenied):

@@ -86,7 +86,7 @@ python_env() {
         cat "$(dirname "$requirements")"/requirements-common.txt "$requirements" 2>/dev/null || :
     } | sha256sum)
     [ "$(cat "$folder/.wanted" 2>/dev/null)" != "$wanted" ] || return 0
-    say "Installing $(grep -m1 '^salt' "$requirements") and its tools into ${folder##*/} (a minute or two, once)"
+    say "Installing $(grep -Em1 '^(salt|scrapyd)' "$requirements") and its tools into ${folder##*/} (a minute or two, once)"
     rm -rf "$folder"
     "$python" -m venv "$folder" || return
     "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" || return

@@ -38,7 +38,7 @@ def proxy(redmine):
 
 @pytest.fixture(scope="session")
 def scrapyd_factory(tmp_path_factory):
-    """``scrapyd_factory(username="", password="", max_proc=2, poll_interval=0.2)``: another real Scrapyd, started."""
+    """``scrapyd_factory(max_proc=2, version=None, …)`` as tests.support.scrapyd.Scrapyd: another real one, started."""
     from tests.support.scrapyd import Scrapyd
 
     started = []

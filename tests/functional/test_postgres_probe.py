@@ -73,6 +73,18 @@ def test_a_role_that_cannot_see_is_unknown_and_not_idle(ask, postgres, query):
     assert (len(sighted["blockers"]), sighted["unknowns"]) == (1, [])
 
 
+def test_a_connection_whose_activity_is_not_tracked_is_unknown_and_not_idle(ask, postgres, query):
+    untracked = postgres.session("SET track_activities = off", "SELECT pg_sleep(7777), 'untracked'")
+    try:
+        off = f"SELECT count(*) FROM {OTHERS} AND state = 'disabled'"
+        until(lambda: postgres.query(off) != "0", 10, "the query to run")
+
+        assert "does not track what 1 connections do" in ask(older_than=0)["unknowns"][0]["why"]
+        assert ask(older_than="1h") == {"blockers": [], "unknowns": [], "info": []}  # nor is the connection that old
+    finally:
+        process.end(untracked)
+
+
 def test_no_server_and_no_rights_and_no_rows_are_three_different_answers(ask):
     down = ask(port=1)["unknowns"][0]["why"]
     refused = ask(role="nobody_of_that_name")["unknowns"][0]["why"]

@@ -1,5 +1,8 @@
 """The processes and who probes, against real processes."""
 
+import json
+import pathlib
+import shlex
 import subprocess
 import sys
 
@@ -76,7 +79,78 @@ def test_a_job_is_found_by_what_it_runs_under_and_by_its_user(functions, start):
     assert job.pid in found(functions, {"under": parent, "match": "under_of_*"})
     assert found(functions, {"under": "no-such-daemon", "match": "under_of_*"}) == []
     assert found(functions, {"match": "under_of_*", "user": user}) == [job.pid]
-    assert found(functions, {"match": "under_of_*", "user": "somebody-else"}) == []
+    assert found(functions, {"match": "under_of_*", "user": "nobody"}) == []
+    with pytest.raises(SaltInvocationError, match="no user 'somebody-else'"):
+        found(functions, {"match": "under_of_*", "user": "somebody-else"})
+
+
+def test_a_script_is_found_by_its_name_behind_options_of_its_interpreter(functions, tmp_path):
+    (tmp_path / "manage_of_test.py").write_text("import time; time.sleep(7777)")
+    job = process.start([sys.executable, "-u", "-B", tmp_path / "manage_of_test.py", "load"], tmp_path / "log")
+    try:
+        assert found(functions, "manage_of_test.py") == [job.pid]
+    finally:
+        process.end(job)
+
+
+def test_a_program_whose_first_thread_has_ended_is_still_found(functions, tmp_path):
+    source = "import ctypes, threading, time\nthreading.Thread(target=time.sleep, args=(7777,)).start()\n"
+    (tmp_path / "threads_of_test").write_text(source + "ctypes.CDLL(None).pthread_exit(None)\n")
+    job = process.start([sys.executable, tmp_path / "threads_of_test"], tmp_path / "log")
+    try:
+        until(lambda: psutil.Process(job.pid).status() == psutil.STATUS_ZOMBIE, 10, "the first thread to end")
+        name = psutil.Process(job.pid).name()
+        assert job.pid in found(functions, {"match": name})
+    finally:
+        process.end(job)
+
+
+# As a container's root, and as another user (who needs to read this Python, wherever it is).
+LESS = [
+    "--bounding-set=-sys_ptrace",
+    "--reuid=65534 --inh-caps=+dac_override --ambient-caps=+dac_override",
+]
+
+
+@pytest.mark.parametrize("rights", [*LESS, "--bounding-set=+all"])
+def test_a_proc_that_hides_others_is_unknown_and_not_idle(tmp_path, rights):
+    """In a namespace of its own, with a /proc of its own: the machine's is left alone."""
+    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["sleep"]}, "scrapyd": []}
+    ask = minion.command(tmp_path, busy)
+    inside = f"mount -t proc -o hidepid=2 proc /proc && setpriv {rights} sh -c {shlex.quote(ask)}"
+    command = ["unshare", "--pid", "--fork", "--mount", "--kill-child", "sh", "-c", inside]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    assert answer["idle"] is (rights not in LESS)
+    assert {one["probe"] for one in answer["unknowns"]} == (set(busy) if rights in LESS else set())
+    assert all("hidepid" in one["why"] for one in answer["unknowns"])
+
+
+def test_other_systems_than_linux_are_unknown_and_not_idle(checkout, tmp_path, monkeypatch):
+    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["x"]}, "scrapyd": []}
+    check = minion.functions(checkout, tmp_path, busy)["busy.check"]
+    monkeypatch.setattr(sys, "platform", "freebsd14")
+
+    answer = check()
+
+    assert {one["probe"] for one in answer["unknowns"]} == set(busy)
+    assert {one["why"] for one in answer["unknowns"]} == {"whose processes run is known on Linux only"}
+
+
+def test_a_minion_without_psutil_is_unknown_and_says_what_is_missing(checkout, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["x"]}, "scrapyd": {}, "who": {}}
+
+    answer = minion.functions(checkout, tmp_path, busy)["busy.check"]()
+
+    assert answer["idle"] is False
+    assert [one["why"] for one in answer["unknowns"]] == [
+        f"busy:{name}: this minion has no function {name}.probe: saltutil.sync_modules brings ours; most need psutil"
+        for name in sorted(busy)
+    ]
 
 
 def test_the_minion_itself_is_no_blocker(functions):
@@ -108,9 +182,9 @@ def test_people_who_are_logged_in_are_information_unless_they_are_to_block(funct
     blocking = functions["who.probe"](block=True)
 
     assert (logged_in["blockers"], logged_in["unknowns"]) == ([], [])
-    if subprocess.run(["test", "-e", "/run/utmp"], check=False).returncode:
-        assert "no login records" in blocking["unknowns"][0]["why"]
-    else:
+    if pathlib.Path("/run/utmp").exists():
         assert blocking["blockers"] == logged_in["info"]
+    else:
+        assert "no login records" in blocking["unknowns"][0]["why"]
     with pytest.raises(SaltInvocationError, match="block"):
         functions["who.probe"](block="no")

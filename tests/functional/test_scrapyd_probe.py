@@ -1,10 +1,11 @@
-"""The scrapyd probe, against a real Scrapyd (the newest), and against recorded answers of older ones and of none."""
+"""The scrapyd probe, against real Scrapyds, old ones and the newest, and against answers that no Scrapyd gives."""
 
 import http.server
 import json
 import os
 import signal
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -183,6 +184,14 @@ def fake():
     server = Server(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     answers["url"] = f"http://127.0.0.1:{server.server_port}"
+
+    def secure(certificate, key):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate, key)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        return answers["url"].replace("http:", "https:")
+
+    answers["secure"] = secure
     yield answers
     server.shutdown()
     server.server_close()
@@ -240,33 +249,123 @@ def test_no_other_answer_is_idle(probe, fake, monkeypatch, answer, why):
     assert time.monotonic() - begin < 4
 
 
-RUNNING = {"id": "a" * 32, "spider": "one", "pid": 2**22 - 1, "start_time": "2026-11-22 22:30:00.5"}
-PENDING = {"id": "chosen-by-ana-2026-11-22", "spider": "two"}
+@pytest.mark.parametrize("version", ["1.2.1", "1.3.0", "1.4.3", "1.5.0", None])
+def test_each_version_of_scrapyd_tells_what_runs_and_waits_and_by_whom(probe, scrapyd_factory, version):
+    scrapyd = scrapyd_factory(version=version, max_proc=1)
+    assert probe(url=scrapyd.url) == {"blockers": [], "unknowns": [], "info": []}
+
+    running, pending = (scrapyd.schedule(note=f"Started by {name}") for name in ("Ana", "Ben"))
+    pid = scrapyd.running(running)["pid"]
+    listed = probe(url=scrapyd.url, crawls=False)
+    whole = probe(url=scrapyd.url)
+
+    ids = [f"kingfisher:collect:{job[:6]}" for job in (running, pending)]
+    for answer in (listed, whole):
+        assert answer["unknowns"] == []
+        assert [(one["id"], one["state"]) for one in answer["blockers"]] == [(ids[0], "running"), (ids[1], "pending")]
+    # Of a running job, only its process tells the note; of a pending one, Scrapyd itself does, from 1.5 on.
+    assert whole["blockers"][0]["ask"] == "Started by Ana"
+    assert whole["blockers"][1]["ask"] == (None if version and version < "1.5" else "Started by Ben")
+    assert listed["blockers"][0]["since"] == pytest.approx(whole["blockers"][0]["since"], abs=60)
+
+    scrapyd.kill()
+    try:
+        (orphan,) = probe(url=scrapyd.url)["blockers"]
+        assert (orphan["id"], orphan["ask"]) == (ids[0], "Started by Ana")
+    finally:
+        os.kill(pid, signal.SIGKILL)
 
 
-def test_scrapyd_1_2_which_lists_one_project_at_a_time(probe, fake):
-    fake["/daemonstatus.json"] = (200, {**OK, "running": 1, "pending": 1})
-    fake["/listjobs.json"] = (200, {"status": "error", "message": "'project'"})
-    fake["/listprojects.json"] = (200, {**OK, "projects": ["my project", "b"]})
-    fake["/listjobs.json?project=my+project"] = (200, {**OK, "running": [RUNNING], "pending": [], "finished": []})
-    fake["/listjobs.json?project=b"] = (200, {**OK, "running": [], "pending": [PENDING], "finished": []})
+@pytest.mark.parametrize("version", ["1.2.1", None])
+def test_what_runs_is_known_without_the_list_that_brings_along_all_finished_jobs(
+    functions, probe, scrapyd_factory, monkeypatch, version
+):
+    scrapyd = scrapyd_factory(version=version)
+    for job in [scrapyd.schedule() for _ in range(2)]:
+        scrapyd.running(job)
+    listed = probe(url=scrapyd.url, crawls=False)
+    log = scrapyd.log.read_text().count("listjobs.json")
 
-    answer = probe(url=fake["url"], crawls=False)
+    known = probe(url=scrapyd.url)
 
-    assert answer["unknowns"] == []
-    assert [(blocker["id"], blocker["state"]) for blocker in answer["blockers"]] == [
-        ("my project:one:aaaaaa", "running"),
-        ("b:two:chosen-by-ana-2026-11-22", "pending"),
-    ]
-    assert answer["blockers"][0]["since"] == time.mktime((2026, 11, 22, 22, 30, 0, 0, 0, -1)) + 0.5
+    assert scrapyd.log.read_text().count("listjobs.json") == log
+    assert {one["id"] for one in known["blockers"]} == {one["id"] for one in listed["blockers"]}
+    assert {one["state"] for one in known["blockers"]} == {"running"}
+    # Not if anything does not fit: the address is another one than where those crawls were started from.
+    elsewhere = scrapyd_factory()
+    elsewhere.running()
+    both = probe(instances=[{"url": scrapyd.url, "name": "a"}, {"url": elsewhere.url, "name": "b"}])
+    assert sorted(one["id"][:2] for one in both["blockers"] if one["state"] == "running") == ["a/", "a/", "b/"]
+    scrapyd.finish(), elsewhere.finish()
 
 
-def test_scrapyd_1_3_and_1_4_whose_pending_jobs_have_no_arguments(probe, fake):
-    fake["/daemonstatus.json"] = (200, {**OK, "running": 1, "pending": 1})
-    rows = {"running": [{**RUNNING, "project": "p"}], "pending": [{**PENDING, "project": "p"}], "finished": []}
-    fake["/listjobs.json"] = (200, {**OK, **rows})
+def test_a_job_whose_id_somebody_chose_is_another_one_when_it_comes_again(probe, scrapyd):
+    ids = []
+    for _ in range(2):
+        job = scrapyd.schedule(jobid="nightly")
+        scrapyd.running(job)
+        for crawls in (True, False):
+            ids += [one["id"] for one in probe(url=scrapyd.url, crawls=crawls)["blockers"]]
+        scrapyd.finish()
 
-    assert len(probe(url=fake["url"], crawls=False)["blockers"]) == 2
+    assert ids[0] == ids[1] != ids[2] == ids[3]
+
+
+@pytest.mark.parametrize(
+    ("words", "spider"),
+    [
+        (["crawl", "nightly"], "nightly"),
+        (["--nolog", "crawl", "nightly"], "nightly"),
+        (["--loglevel=INFO", "crawl", "-s", "X=y", "nightly"], "nightly"),
+        (["runspider", "/srv/nightly.py"], "nightly.py"),
+        (["incrementalupdate", "nightly"], "nightly"),
+        (["shell"], "shell"),
+        (["list"], None),
+        (["version", "-v"], None),
+        ([], None),
+    ],
+)
+def test_every_command_of_scrapy_that_may_crawl_is_found(probe, tmp_path, words, spider):
+    (tmp_path / "scrapy").write_text("import time; time.sleep(7777)")
+    crawl = subprocess.Popen([sys.executable, str(tmp_path / "scrapy"), *words])
+    try:
+        blockers = probe(instances=[])["blockers"]
+    finally:
+        crawl.kill()
+        crawl.wait()
+
+    mine = [one["id"] for one in blockers if one["id"].endswith(f":{crawl.pid}")]
+    assert mine == ([f"-:{spider}:{crawl.pid}"] if spider else [])
+
+
+def test_an_orphan_of_another_runner_than_scrapyds_own_is_found(probe, tmp_path):
+    (tmp_path / "runner.py").write_text("import time; time.sleep(7777)")
+    command = [sys.executable, "runner.py", "crawl", "nightly", "-a", "note=Ana", "-a", "_job=nightly-7"]
+    crawl = subprocess.Popen(command, cwd=tmp_path)
+    try:
+        found = {one["id"]: one["ask"] for one in probe(instances=[])["blockers"]}
+    finally:
+        crawl.kill()
+        crawl.wait()
+
+    assert found[f"-:nightly:nightly-7.{crawl.pid}"] == "Ana"
+
+
+def test_scrapyd_behind_a_path_and_a_certificate_of_its_own(probe, fake, tmp_path):
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    words = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run([*words.split(), "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    fake["/spiders/daemonstatus.json"] = (200, {**OK, "running": 0, "pending": 0})
+    url = fake["secure"](certificate, key) + "/spiders/"
+
+    untrusted = probe(url=url, crawls=False)
+    trusted = probe(url=url, crawls=False, ca_file=str(certificate))
+
+    assert "its certificate is not trusted" in untrusted["unknowns"][0]["why"]
+    assert "ca_file" in untrusted["unknowns"][0]["why"]
+    assert trusted == {"blockers": [], "unknowns": [], "info": []}
+    with pytest.raises(SaltInvocationError, match="ca_file: No such file"):
+        probe(url=url, ca_file="/nonexistent.pem")
 
 
 def test_jobs_that_are_counted_but_not_listed_are_unknown(probe, fake):

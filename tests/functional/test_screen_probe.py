@@ -39,3 +39,26 @@ def test_sessions_of_everybody_are_found_and_mistakes_named(probe, screen_sessio
     assert session.pid
     with pytest.raises(SaltInvocationError, match="idle_shells"):
         probe(idle_shells=True)
+
+
+def test_a_screen_that_was_started_by_its_path_is_one(probe, users):
+    user = users("ana")
+    user.run("/usr/bin/screen", "-dmS", "ana-by-path", "sleep", "7777")
+    try:
+        until(lambda: probe(users=[user.name])["blockers"], 10, "the session")
+        assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["ana-by-path: sleep 7777"]
+    finally:
+        user.run("screen", "-S", "ana-by-path", "-X", "quit")
+
+
+def test_a_job_that_left_its_session_is_still_the_sessions(probe, screen_session):
+    session = screen_session("ana", "ana-left", "sh", "-c", "setsid -f sleep 7777; exec sleep 8888")
+    user = session.user.name
+    both = ["ana-left: sleep 7777", "ana-left: sleep 8888"]
+
+    until(lambda: sorted(one["what"] for one in probe(users=[user])["blockers"]) == both, 10, "both to be seen")
+
+
+def test_a_user_that_does_not_exist_is_an_error_and_not_idle(probe):
+    with pytest.raises(SaltInvocationError, match="no user 'ocdskfz'"):
+        probe(users=["ocdskfz"])

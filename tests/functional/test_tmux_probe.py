@@ -1,8 +1,12 @@
 """The tmux probe, against real tmux servers of real users."""
 
+import json
 import os
 import pathlib
+import shutil
 import signal
+import subprocess
+import time
 
 import psutil
 import pytest
@@ -215,6 +219,97 @@ def test_a_flood_or_a_silence_of_a_command_is_cut_off(checkout, tmp_path, users)
     with pytest.raises(CommandExecutionError, match=r"did not answer within 0\.3 seconds"):
         run(["sh", "-c", "sleep 7777 & sleep 7777"], user.name, timeout=0.3)
     until(lambda: not user.processes(), 10, "both to be gone")
+
+
+@pytest.mark.parametrize(
+    ("typed", "what"),
+    [
+        ("while :; do sleep 0.02; done", "sleep 0.02"),
+        ("while :; do /bin/true; done", "true"),
+        ("while read line; do :; done <> fifo", "bash"),
+        ("(while read line; do :; done < fifo)", "bash"),
+        ("(while read line; do :; done <> fifo) &", "bash"),
+    ],
+)
+def test_a_loop_is_work_at_every_moment(probe, users, tmux_session, typed, what):
+    user = users("ana")
+    user.run("sh", "-c", "test -p fifo || mkfifo fifo")
+    session = tmux_session("ana", "ana-loop")
+    until(lambda: probe(users=[user.name])["info"], 10, "the prompt")
+    session.tmux("send-keys", "-t", "=ana-loop:", typed, "Enter")
+    until(lambda: probe(users=[user.name])["blockers"], 10, "the loop to begin")
+
+    seen = [[one["what"] for one in probe(users=[user.name])["blockers"]] for _ in range(40)]
+
+    assert [] not in seen
+    assert {one for look in seen for one in look} <= {"ana-loop: bash", f"ana-loop: {what}"}
+
+
+def test_shells_in_shells_are_idle(probe, users, tmux_session):
+    session = tmux_session("ana", "ana-shells")
+    for number, shell in enumerate(["sh", "bash"], 1):
+        session.tmux("send-keys", "-t", "=ana-shells:", shell, "Enter")
+        inner = psutil.Process(session.pane_pid).children
+        until(lambda inner=inner, number=number: len(inner(recursive=True)) == number, 10, shell)
+
+    until(lambda: not probe(users=[session.user.name])["blockers"], 10, "their prompts")
+
+
+def test_a_server_that_was_started_by_another_name_is_found(probe, users):
+    user = users("ana")
+    link = user.home / "tm"
+    link.symlink_to(shutil.which("tmux"))
+    user.run(link, "-f", "/dev/null", "-L", "other-name", "new-session", "-d", "-s", "ana-link", "sleep 7777")
+    try:
+        assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["ana-link: sleep 7777"]
+    finally:
+        user.run("tmux", "-L", "other-name", "kill-server")
+
+
+def test_what_left_a_session_is_work_even_after_the_session_has_ended(probe, users, tmux_session):
+    session = tmux_session("ana", "ana-left", "setsid -f sleep 7777; exec sleep 8888")
+    user, both = session.user, ["ana-left: sleep 7777", "ana-left: sleep 8888"]
+    until(lambda: sorted(one["what"] for one in probe(users=[user.name])["blockers"]) == both, 10, "both to be seen")
+
+    session.tmux("kill-server")
+    until(lambda: session.pid not in {one.pid for one in user.processes()}, 10, "the server to end")
+
+    assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["(no name): sleep 7777"]
+    assert probe(users=[users("ben").name])["blockers"] == []
+
+
+def test_who_asks_from_within_a_session_does_not_work_there(tmp_path, tmux_session):
+    """As ``salt-call busy.check``, typed in tmux."""
+    answer, socket = tmp_path / "answer", tmp_path / "socket"
+    ask = minion.command(tmp_path, {"tmux": {"users": ["root"]}})
+    server = ["tmux", "-f", "/dev/null", "-S", str(socket)]
+    inside = f"({ask}) > {answer}.new; mv {answer}.new {answer}; exec sleep 7777"
+    subprocess.run([*server, "new-session", "-d", "-s", "root-asks", inside], check=True)
+    try:
+        until(answer.exists, 60, "the answer")
+    finally:
+        subprocess.run([*server, "kill-server"], check=True)
+
+    found = json.loads(answer.read_text())
+    assert [one["id"] for one in found["blockers"] if "root-asks" in one["id"]] == []
+    assert len([one for one in found["info"] if "root-asks" in one["id"]]) == 1
+
+
+def test_many_servers_that_hang_cost_two_time_outs_and_hide_nobody(probe, users, tmux_session):
+    user = users("ana")
+    sessions = [tmux_session("ana", f"ana-{number}", "sleep 7777", label=f"hung-{number}") for number in range(4)]
+    for session in sessions:
+        os.kill(session.pid, signal.SIGSTOP)
+    begin = time.monotonic()
+    try:
+        answer = probe(users=[user.name], timeout=1)
+    finally:
+        for session in sessions:
+            os.kill(session.pid, signal.SIGCONT)
+
+    assert len(answer["blockers"]) == len(answer["unknowns"]) == 4
+    assert "not asked" in answer["unknowns"][-1]["why"]
+    assert time.monotonic() - begin < 4
 
 
 def test_a_user_that_does_not_exist_and_other_mistakes_are_named(probe):

@@ -1,5 +1,10 @@
 """The execution modules of this tree, loaded by Salt's own loader, without a daemon."""
 
+import json
+import pathlib
+import shlex
+import sys
+
 import salt.config
 import salt.loader
 import salt.utils.platform
@@ -33,3 +38,14 @@ def functions(checkout, folder, busy=None, pillar=None, opts_busy=None, modules=
     loaded = salt.loader.minion_mods(opts, utils=salt.loader.utils(opts), context=context)
     loaded.busy_context = context
     return loaded
+
+
+def command(folder, busy):
+    """The words of a shell's command that prints what ``busy.check`` says in a process of its own, as JSON."""
+    checkout = pathlib.Path(__file__).resolve().parents[2]
+    words = [sys.executable, "-m", "tests.support.minion", checkout, folder, json.dumps(busy)]
+    return f"cd {shlex.quote(str(checkout))} && {shlex.join(map(str, words))}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(functions(*map(pathlib.Path, sys.argv[1:3]), json.loads(sys.argv[3]))["busy.check"]()))

@@ -65,9 +65,11 @@ class Postgres:
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
-    def session(self, sql):
-        """A client of its own that runs this statement in the background (ended with :py:func:`process.end`)."""
-        return process.start(self.psql("-c", sql), self.folder.parent / f"{self.folder.name}.client", cwd="/")
+    def session(self, *sql):
+        """A client of its own that runs these statements in the background (ended with :py:func:`process.end`)."""
+        return process.start(
+            self.psql(*(f"--command={one}" for one in sql)), self.folder.parent / f"{self.folder.name}.client", cwd="/"
+        )
 
     def stop(self):
         if self._process:

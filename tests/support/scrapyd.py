@@ -13,6 +13,7 @@ import zipfile
 
 from tests.support import process, wait
 
+CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = "kingfisher"
 SPIDER = '''
 import pathlib
@@ -81,13 +82,18 @@ def egg(stop, spiders=("collect",)):
 
 class Scrapyd:
     """
-    One Scrapyd. ``max_proc`` spiders run at once, the others are pending.
+    One Scrapyd: the newest, or an old ``version``. ``max_proc`` spiders run at once, the others are pending.
 
     :py:meth:`schedule` starts a job, :py:meth:`running` waits for it, :py:meth:`finish` ends all jobs.
     """
 
-    def __init__(self, folder, username="", password="", max_proc=2, poll_interval=0.2, program=None):
-        self.program = program or pathlib.Path(sys.executable).with_name("scrapyd")
+    def __init__(self, folder, username="", password="", max_proc=2, poll_interval=0.2, version=None):
+        self.environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        self.program = pathlib.Path(sys.executable).with_name("scrapyd")
+        if version:
+            self.program = CHECKOUT / f".venv-scrapyd-{version}" / "bin" / "scrapyd"
+            self.environment["PYTHONPATH"] = str(CHECKOUT / "tests" / "scrapyd")
+            assert self.program.exists(), f"Scrapyd {version} is not installed: run script/test once"
         self.folder = pathlib.Path(folder)
         self.username, self.password = username, password
         self.stop_file = self.folder / "STOP"
@@ -113,7 +119,7 @@ class Scrapyd:
                 [self.program],
                 self.log,
                 cwd=self.folder,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env=self.environment,
             )
         )
 
