@@ -142,9 +142,7 @@ def _ask(name, settings, seconds):
     """The answer of a probe, or a reason (a text) why there is none."""
     function = f"{MODULES.get(name, name)}.probe"
     if not re.fullmatch(r"\w+", name, re.ASCII) or function not in __salt__:
-        return (
-            f"busy:{name}: this minion has no function {function}: saltutil.sync_modules brings ours; most need psutil"
-        )
+        return f"busy:{name}: this minion has no function {function} ({_missing(function)})"
     if settings is None or settings is True:
         settings = {}
     elif isinstance(settings, list):
