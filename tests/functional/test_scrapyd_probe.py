@@ -276,11 +276,8 @@ def test_each_version_of_scrapyd_tells_what_runs_and_waits_and_by_whom(probe, sc
         os.kill(pid, signal.SIGKILL)
 
 
-@pytest.mark.parametrize("version", ["1.2.1", None])
-def test_what_runs_is_known_without_the_list_that_brings_along_all_finished_jobs(
-    functions, probe, scrapyd_factory, monkeypatch, version
-):
-    scrapyd = scrapyd_factory(version=version)
+def test_what_runs_is_known_without_the_list_that_brings_along_all_finished_jobs(probe, scrapyd_factory):
+    scrapyd = scrapyd_factory()
     for job in [scrapyd.schedule() for _ in range(2)]:
         scrapyd.running(job)
     listed = probe(url=scrapyd.url, crawls=False)
