@@ -167,6 +167,17 @@ def test_what_runs_states_is_refused_by_the_executor(executor, token, function):
     assert executor(function).startswith("Refused: nobody holds the deploy token")
 
 
+def test_where_the_gate_s_module_is_missing_executor_and_state_refuse(loaders, tmp_path, checkout):
+    for folder in ("_executors", "_states"):
+        (tmp_path / folder).symlink_to(checkout / folder)
+    loaded = loaders("minion", module_dirs=[str(tmp_path)])
+    with pytest.raises(CommandExecutionError, match=r"saltutil\.sync_modules"):
+        loaded.executors["deploygate.execute"]({}, {"fun": "state.apply"}, "state.apply", [], {"test": True})
+    answer = loaded.states["deploytoken.gate"]("deploy token")
+    assert answer["result"] is False
+    assert "saltutil.sync_modules" in answer["comment"]
+
+
 @pytest.mark.parametrize("function", ["state.low", "state.template", "transactional_update.apply"])
 def test_test_is_not_believed_of_functions_that_do_not_keep_to_it(executor, token, function):
     assert token.status()["held_by"] is None
