@@ -74,6 +74,7 @@ def run(bench):
                 "cost": difference(samples[DEPLOY], samples[BARE]),
                 "cost_in_trivial": _in_units(samples),
                 "gate": _per_cent(samples[GATED], samples[BARE]),
+                "gate_cost": difference(samples[GATED], samples[BARE]),
                 "gate_state": round(sorted(durations)[len(durations) // 2], 1),
                 "publish": figures(publish),
                 "questions": {name: count for name, count in sorted(questions.items()) if name != "state.highstate"},
@@ -198,6 +199,7 @@ def _count(row):
 
 def page(found):
     lines, costs, counts = [], [], []
+    parts = [[row["minions"], *(f"{part / 1000:,.1f}" for part in _parts(row, found["own"]))] for row in found["rows"]]
     for row in found["rows"]:
         lines.append([row["minions"], *(words.seconds(row[name]["wall"]) for name in (TRIVIAL, BARE, GATED, DEPLOY))])
         costs.append(
@@ -205,10 +207,11 @@ def page(found):
                 row["minions"],
                 words.seconds(row["cost"]["wall"]),
                 words.times(row["cost_in_trivial"]["wall"]),
-                ", ".join(f"{count} `{name}`" for name, count in row["questions"].items()),
+                ", ".join(f"{count} `{name}`" for name, count in row["questions"].items()) or "none",
                 words.seconds(row["publish"]["wall"]),
                 f"{words.ms(row['gate']['wall'])} %",
                 f"{row['gate_state']:,.0f} ms",
+                f"{row['gate_cost']['wall']['median'] / 1000 / AIM_GATE * 100:,.0f} s",
             ]
         )
         counts.append([row["minions"], *(row["wiki"][name] for name in (BARE, GATED, DEPLOY))])
@@ -223,7 +226,7 @@ def page(found):
         for row in own["rows"]
     ]
     heads = ["minions", "deploy − bare, s", "in trivial `salt-run`s", "questions", "a question, s", "gated over bare"]
-    heads.append("the gate's state")
+    heads += ["the gate's state", f"{AIM_GATE:.0f} % of"]
     return f"""
 Whole commands, in seconds of clock time. The highstate is a modest one: {FILES} files from the master, none of which
 needs a change, and {COMMANDS} commands with an `unless`. *Bare*: `salt '*' state.highstate`, past the gate's executor
@@ -240,6 +243,10 @@ What that comes to. *Questions* are what the deploy asks of all minions besides 
 long for twenty as for one. Here all minions share this machine's CPUs, and each answer costs CPU time, so that this
 part grows with them; the highstate under the gate has the same to bear.
 
+The gate has each minion's pillar compiled anew, once for the executor and once for the state, because neither trusts
+what came with the run. That takes the same time whatever the highstate does: its share is small in a long highstate
+and large in a short one. The last column says how long a highstate is of which it would be {AIM_GATE:.0f} %.
+
 {words.table(heads, costs)}
 
 Of that, this much is Salt's own, whatever the steps do: to run an orchestration, and for each step that calls a runner
@@ -248,10 +255,23 @@ to load a minion of the master's, grains included. The deploy calls {own["runner
 
 {words.table(["orchestration", "clock, s", "CPU, s", "ratio, clock", "CPU"], salts)}
 
+So this is what the cost is made of, by the medians, in seconds:
+
+{words.table(["minions", "deploy − bare", "Salt's own", "questions", "gate", "the rest"], parts)}
+
 Requests to the wiki, the most of any round:
 
 {words.table(["minions", "bare", "gated", "deploy"], counts)}
 """
+
+
+def _parts(row, own):
+    """What a deploy costs beyond its highstate, and how much of that is what."""
+    cost = row["cost"]["wall"]["median"]
+    salt = own["beyond_trivial"]["wall"]["median"]
+    questions = sum(row["questions"].values()) * row["publish"]["wall"]["median"]
+    gate = row["gate_cost"]["wall"]["median"]
+    return cost, salt, questions, gate, cost - salt - questions - gate
 
 
 def plots(found):
