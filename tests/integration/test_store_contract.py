@@ -205,6 +205,23 @@ def test_releasing_twice_is_one_entry(place, alice, bob):
     assert entries(place, ref) == [entry]
 
 
+@pytest.mark.parametrize("newest", ["first", "last"])
+def test_a_hold_that_is_typed_again_after_its_end_has_its_work_written_down_too(place, newest):
+    """An entry that stands already is no reason to leave out what was done since."""
+    history = {"newest": newest}
+    with place.token("alice", history=history) as alice, place.token("bob", history=history) as bob:
+        ref = alice.acquire("upgrade")["ref"]
+        line = next(line for line in place.text().splitlines() if ref in line)
+        taken = bob.take_over("now", ref)
+        bob.release("not needed", taken["ref"])
+        place.edit(lambda text: text.replace("Held by: nobody", line))
+        entry = alice.release("went on after all", ref)["entry"]
+        assert "went on after all" in entry
+        assert sorted(entries(place, ref)) == sorted([entry, taken["entry"]])
+        # Said again, it is the release that it was, and not somebody else's.
+        assert alice.release("went on after all", ref)["entry"] == entry
+
+
 def test_releasing_what_is_not_held_writes_nothing(place, alice, bob):
     alice.acquire("upgrade")
     versions = place.versions()
@@ -400,6 +417,20 @@ def test_a_file_that_is_no_token_is_refused_in_one_line_sqlite(tmp_path, bytes_)
 def at(path, **more):
     """The token in this file, which need not be there."""
     return Token(config.parse({"deploytoken": {"store": f"sqlite:///{path}", "name": "Alice", "timeout": 5, **more}}))
+
+
+def test_of_writers_at_once_the_others_are_told_that_they_came_late_sqlite(tmp_path):
+    """And not that the file is locked, which a write that looked before it had the lock would say."""
+    place = SqlitePlace(tmp_path)
+
+    def write(number, version):
+        with place.token("alice") as token, contextlib.suppress(Conflict):
+            token.store.write(f"{TEXT}{number}\n", version, "")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        for version in range(1, 6):
+            list(pool.map(write, range(8), [version] * 8))
+    assert len(place.versions()) == 6
 
 
 def test_of_those_who_create_at_once_exactly_one_does_sqlite(tmp_path):
