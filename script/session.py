@@ -14,7 +14,6 @@ import shlex
 import subprocess
 import sys
 import tempfile
-import textwrap
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "script"))
@@ -152,13 +151,8 @@ class Session(demo.Demo):
 
 
 def typed(command):
-    """A long command in lines of 80 columns, as one could type or paste it."""
-    if len(command) <= WIDTH - 2:
-        return command
-    before, _, pillar = command.partition(" pillar=")
-    lines = textwrap.wrap(f"pillar={pillar}", WIDTH - 4, break_long_words=False, break_on_hyphens=False)
-    # Within the quotes, a line may end anywhere between two words.
-    return "\n".join([f"{before} \\", *(f"    {line}" for line in lines)])
+    """A long command in two lines, as one could type or paste it; Pygments knows no string of two lines here."""
+    return command if len(command) <= WIDTH - 2 else command.replace(" pillar=", " \\\n    pillar=")
 
 
 def folded(text):
