@@ -21,7 +21,7 @@ def probe(path):
 @pytest.fixture(scope="module")
 def probe(_cluster):
     path = _cluster.states / "_modules" / "counter.py"
-    path.parent.mkdir()
+    path.parent.mkdir(exist_ok=True)
     path.write_text(PROBE)
     _cluster.salt("*", "saltutil.sync_modules")
     yield
