@@ -2,10 +2,11 @@
 
 import base64
 import textwrap
+import time
 
 import pytest
 
-from tests.support.salt import Config
+from tests.support.salt import Config, states
 
 SECRET = "hunter2-of-the-probe"
 
@@ -23,13 +24,15 @@ def probe(path):
 
 @pytest.fixture(scope="module")
 def probes(_cluster):
-    """One more probe on all minions, which reads what runs from a file."""
+    """Two more probes on all minions: one reads what runs from a file, and one hangs."""
     folder = _cluster.states / "_modules"
     folder.mkdir(exist_ok=True)
     (folder / "named.py").write_text(NAMED)
+    (folder / "hangs.py").write_text("import time\n\ndef probe():\n    time.sleep(7777)\n")
     _cluster.salt("*", "saltutil.sync_modules")
     yield
-    (folder / "named.py").unlink()
+    for name in ("named", "hangs"):
+        (folder / f"{name}.py").unlink()
     _cluster.salt("*", "saltutil.sync_modules")
 
 
@@ -79,6 +82,20 @@ def test_the_minion_the_master_and_the_runner_show_people_the_same_short_table(c
     assert "kingfisher-main: idle" in table(cluster.run("busy.check", "kingfisher-main", out=None))
 
 
+def test_a_probe_that_hangs_keeps_no_salt_call_alive(cluster, probes):
+    local = Config(cluster.minions["kingfisher-main"].config_dir)
+    cluster.pillar_of("kingfisher-main", busy={"hangs": {}, "tmux": {"users": ["root"]}})
+    begin = time.monotonic()
+
+    answer = local.command("salt-call", "--retcode-passthrough", "busy.check", timeout=120)
+
+    found = answer.data["local"]
+    assert answer.code == 7, answer
+    assert {"probe": "hangs", "why": "did not answer within 20 seconds"} in found["unknowns"]
+    assert found["checks"] == ["hangs", "tmux"]
+    assert time.monotonic() - begin < 100
+
+
 def test_no_log_and_no_answer_has_the_password(cluster, scrapyd_factory, tmp_path):
     scrapyd = scrapyd_factory(username="deploy", password=SECRET)
     job = scrapyd.schedule()
@@ -112,3 +129,70 @@ def test_no_log_and_no_answer_has_the_password(cluster, scrapyd_factory, tmp_pat
     assert SECRET not in everything
     assert base64.b64encode(f"deploy:{SECRET}".encode()).decode() not in everything
     scrapyd.finish()
+
+
+def test_waiting_for_idle_comes_before_the_token_and_tells_what_is_left(cluster, runs, redmine):
+    runs("spider_a")
+    versions = len(redmine.versions(cluster.page))
+    cluster.sls("nothing", {"nothing": {"test.succeed_without_changes": []}})
+    deploy = {"target": "kingfisher-main", "reason": "upgrade", "sls": ["nothing"], "wait_idle": "5m"}
+
+    process = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar={"deploy": deploy})
+    told = []
+    for line in process.stderr:
+        told.append(line)
+        if "spider_a on kingfisher-main for 1 day" in line:
+            assert len(redmine.versions(cluster.page)) == versions  # nothing is written while it waits
+            runs()
+            break
+    output, more = process.communicate(timeout=200)
+
+    assert process.returncode == 0, output + more
+    assert any("waiting for 1 thing" in line for line in told)
+    assert [page["comments"].split()[0] for page in redmine.versions(cluster.page)[versions:]] == [
+        "acquire",
+        "release",
+    ]
+
+
+def test_an_idle_look_at_the_end_of_the_time_gets_its_second_one(cluster, runs):
+    begin = time.monotonic()
+    answer = cluster.run("busy.wait", "kingfisher-main", "timeout=1s", settle="4s")
+
+    assert answer.code == 0, answer
+    assert answer.data["waited"] >= 4
+    assert time.monotonic() - begin < 60
+
+
+def test_what_began_after_jane_agreed_blocks_and_the_history_says_what_she_agreed_to(cluster, runs, redmine):
+    runs("spider_a", "spider_b")
+    cluster.sls("nothing", {"nothing": {"test.succeed_without_changes": []}})
+    consent = {"by": "Jane Doe, helpdesk", "for": ["kingfisher-main/named/spider_a"]}
+    deploy = {
+        "target": "kingfisher-main",
+        "reason": "upgrade",
+        "sls": ["nothing"],
+        "consent": consent,
+    }
+
+    refused = cluster.orchestrate(**deploy)
+    runs("spider_a")
+    agreed = cluster.orchestrate(**deploy)
+
+    assert refused.code == 1, refused
+    assert "spider_b" in states(refused)[2]["comment"]
+    assert "kingfisher-main/named/spider_a" not in states(refused)[2]["comment"]
+    assert agreed.code == 0, agreed
+    text = redmine.text(cluster.page)
+    assert "Jane Doe, helpdesk" in text
+    assert "spider_a" in text
+    assert "spider_b" not in text
+
+
+def test_a_minion_without_checks_is_said_to_be_idle_for_that_reason(cluster, runs):
+    cluster.sls("step", {"idle": {"busy.idle": [{"target": "docs,kingfisher-main"}, {"target_type": "list"}]}})
+
+    answer = cluster.orchestrate("step")
+
+    assert answer.code == 0, answer
+    assert states(answer)[0]["comment"] == "Idle: docs (no checks configured), kingfisher-main"

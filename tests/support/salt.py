@@ -164,7 +164,7 @@ class Config:
             cwd="/",
         )
 
-    def orchestrate(self, sls="deploytoken.deploy", timeout=300, out="json", test=None, **deploy):
+    def orchestrate(self, sls="deploytoken.deploy", /, timeout=300, out="json", test=None, **deploy):
         """``salt-run state.orchestrate SLS pillar='{"deploy": {…}}'``; the named arguments are the deploy's."""
         named = {"pillar": {"deploy": deploy}}
         if test is not None:
