@@ -1,9 +1,13 @@
 """For any page and any name: reading after writing gives what was written, and no foreign byte changes."""
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from saltext.deploytoken import errors, page
+
+# A machine that has other work is no counterexample.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 EOLS = st.sampled_from(["\n", "\r\n", "\r"])
 PIECES = st.one_of(
