@@ -49,3 +49,21 @@ def test_a_type_that_salt_does_not_have_is_refused(opts):
 
     with pytest.raises(errors.Invalid, match="target_type: 'globb' is none of glob"):
         minions.expect(opts, "web*", "globb")
+
+
+def test_one_look_alone_does_not_make_a_minion_silent():
+    from saltext.deploytoken import minions
+
+    now = 0
+    silence = minions.Silence(clock=lambda: now)
+    assert silence.lasts({"a", "b", "c"}, {"a": True, "b": False}) == {}
+    now = minions.PATIENCE - 1
+    # Heard again: b goes on, and the silence of c is over.
+    assert silence.lasts({"a", "b", "c"}, {"b": True, "c": True}) == {}
+    now += minions.PATIENCE
+    lost = silence.lasts({"a", "b", "c"}, {"b": False})
+    assert list(lost) == ["a"]
+    assert "does not answer any more" in lost["a"]
+    lost = silence.lasts({"b", "c"}, {"b": False})
+    assert list(lost) == ["b"]
+    assert "ended without a return" in lost["b"]

@@ -38,7 +38,7 @@ def tree(base):
     return str(root)
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Result:
     """A finished command: exit ``code``, ``stdout``, ``stderr``, and ``data``, which is the parsed JSON (or None)."""
 
@@ -68,8 +68,9 @@ class Result:
         shown = re.sub(r"Failed to import returner .*\nTraceback .*\n(?: .*\n)*TypeError: .*", "", self.stderr)
         return "Traceback (most recent call last)" in self.stdout + shown
 
-    def __str__(self):
-        return f"$ {' '.join(self.command)}\nexit {self.code}\n{self.stdout}\n{self.stderr}"
+    def __repr__(self):
+        """All of it: what a test that fails shows of its command is all that is left of it."""
+        return f"$ {' '.join(map(str, self.command))}\nexit {self.code}\n{self.stdout}\n{self.stderr}"
 
 
 def argument(value):

@@ -38,6 +38,9 @@ TYPES = (
 )
 #: So many seconds a master that was restarted has to be back, before its minions count as silent.
 MASTER_PATIENCE = 120
+#: So many seconds a minion may say nothing before it counts as silent. Those of a master that was restarted, or whose
+#: own states restart the network, take a while to find their master again.
+PATIENCE = 60
 _SSH = "deploytoken_over_ssh"
 
 
@@ -149,7 +152,7 @@ def follow(opts, ids, fun, kwarg=None, tell=print):
         if not job:
             yield from ((minion, None, why) for minion in sorted(left))
             return
-        gone = None
+        gone, silence = None, Silence()
         while left:
             try:
                 returned = client.get_iter_returns(job["jid"], set(left), tgt=sorted(left), tgt_type="list")
@@ -157,39 +160,58 @@ def follow(opts, ids, fun, kwarg=None, tell=print):
                     if minion in left:
                         left.remove(minion)
                         yield minion, answer, None
-                silent = _silent(client, job["jid"], left)
+                lost = silence.lasts(left, _at_it(client, job["jid"], left))
                 gone = None
             except SaltException as error:
                 # A restart of the master does not end what the minions do, and they try to return for a while.
-                gone = gone or time.monotonic()
+                gone, silence = gone or time.monotonic(), Silence()
                 if time.monotonic() - gone < MASTER_PATIENCE:
                     tell(f"the master does not answer; waiting for {', '.join(sorted(left))}")
                     time.sleep(5)
                     continue
-                silent = dict.fromkeys(left, f"went silent, and so did the master: {line(error)}")
+                lost = dict.fromkeys(left, f"went silent, and so did the master: {line(error)}")
             # What returned while nobody listened: the master was away, or the event came between two looks.
             for minion, answer in _cached(client, job["jid"]).items():
                 if minion in left:
                     left.remove(minion)
                     yield minion, answer, None
-            for minion in sorted(left & silent.keys()):
+            for minion in sorted(left & lost.keys()):
                 left.remove(minion)
-                yield minion, None, silent[minion]
+                yield minion, None, lost[minion]
 
 
-def _silent(client, jid, minions):
-    """Who of them is not at the job any more, and why that is known."""
+def _at_it(client, jid, minions):
+    """Whether the minions are at the job, as they say themselves; who does not answer is missing."""
     if not minions:
         return {}
-    asked = {"tgt_type": "list", "full_return": True, "timeout": 15, "gather_job_timeout": 15}
+    asked = {"tgt_type": "list", "full_return": True, "timeout": 5, "gather_job_timeout": 5}
     returns = client.cmd(sorted(minions), "saltutil.find_job", [jid], **asked)
-    silent = {}
-    for minion in minions:
-        if problem(returns.get(minion), 15):
-            silent[minion] = "went silent in the middle: it does not answer any more, and may go on"
-        elif not returns[minion]["ret"]:
-            silent[minion] = "ended without a return: was it killed or restarted in the middle?"
-    return silent
+    return {minion: bool(answer["ret"]) for minion, answer in returns.items() if not problem(answer, 5)}
+
+
+class Silence:
+    """Since when minions say nothing, or that they are not at their job any more: one look alone proves neither."""
+
+    def __init__(self, clock=time.monotonic):
+        self._clock = clock
+        self._unheard = {}
+        self._ended = set()
+
+    def lasts(self, minions, at_it):
+        """Return ``{id: why}`` of those that are not waited for any longer; ``at_it`` is what was just heard."""
+        now = self._clock()
+        self._unheard = {one: self._unheard.get(one, now) for one in minions if one not in at_it}
+        lost = {
+            one: "went silent in the middle: it does not answer any more, and may go on"
+            for one, since in self._unheard.items()
+            if now - since >= PATIENCE
+        }
+        ended = {one for one in minions if at_it.get(one) is False}
+        # A return may be on its way for one look.
+        for one in ended & self._ended:
+            lost[one] = "ended without a return: was it killed or restarted in the middle?"
+        self._ended = ended
+        return lost
 
 
 def _cached(client, jid):
