@@ -104,10 +104,12 @@ def server(get, put=b"HTTP/1.1 204 No Content\r\n\r\n"):
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def token(port, title="T"):
+def token(port, title="T", timeout=5):
     store = f"http://127.0.0.1:{port}/projects/p/wiki/{title}"
     return Token(
-        config.parse({"deploytoken": {"store": store, "api_key": KEY, "name": "Alice", "timeout": 5, "deadline": 0.3}})
+        config.parse(
+            {"deploytoken": {"store": store, "api_key": KEY, "name": "Alice", "timeout": timeout, "deadline": 0.3}}
+        )
     )
 
 
@@ -137,6 +139,30 @@ def test_a_write_that_is_answered_with_anything_else_is_doubt_and_never_the_toke
         with pytest.raises(errors.InDoubt) as caught:
             alice.acquire("upgrade")
     one_line(caught)
+
+
+def test_a_name_that_is_slow_to_resolve_is_waited_for_no_longer_than_a_request(monkeypatch):
+    """The write that left no earlier is doubt: it may be on its way when the name is known."""
+    slow, known, find = threading.Event(), threading.Event(), socket.getaddrinfo
+
+    def resolve(*args, **kwargs):
+        if slow.is_set():
+            known.wait(60)
+        return find(*args, **kwargs)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with server(GOOD) as port, token(port, timeout=0.5) as alice:
+        slow.set()
+        try:
+            with pytest.raises(Unanswered, match=r"not within 0\.5 seconds"):
+                alice.status()
+            slow.clear()
+            found = alice.store.read()
+            slow.set()  # each answer ends the connection, so the write has to look the name up again
+            with pytest.raises(Unanswered, match=r"not within 0\.5 seconds"):
+                alice.store.write("Held by: Alice\n", found.version, "")
+        finally:
+            known.set()
 
 
 @pytest.mark.parametrize("what", PAGE)

@@ -282,12 +282,12 @@ def test_a_wiki_that_drips_closes_the_gate_in_time(options, tmp_path, monkeypatc
         thread = threading.Thread(target=drip)
         thread.start()
         store = f"http://127.0.0.1:{server.getsockname()[1]}/projects/p/wiki/Page"
-        opts = {"cachedir": str(tmp_path), "deploytoken": {"store": store, "api_key": "x", "timeout": 1}}
+        opts = {"cachedir": str(tmp_path), "deploytoken": {"store": store, "api_key": "x"}}
         answer = live.answer(opts, "web", {"ref": REF})
         assert thread.is_alive(), "the answer came only when the dripping ended"
         dripping.set()
         thread.join()
-    assert answer == {"error": "no answer from the wiki within 2 seconds"}
+    assert "not within 2 seconds" in answer["error"]
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[]", '{"store": 1}', '{"token": {"ref": "f9c2a1b0"}, "asked": "x"}'])

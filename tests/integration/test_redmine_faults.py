@@ -2,6 +2,7 @@
 
 import json
 import logging
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ from tests.support.proxy import (
     FaultProxy,
     Hold,
     delay,
+    drip,
     drop,
     duplicate,
     html,
@@ -32,6 +34,8 @@ UNANSWERED = [
     html(BEFORE),
     html(AFTER),
     delay(2, AFTER),
+    drip(BEFORE),
+    drip(AFTER),
     status(200, AFTER, "{}", "application/json"),
     # As Redmine answered a write before 4.1, and as anything in between may answer it.
     status(200, BEFORE),
@@ -159,6 +163,18 @@ def test_a_write_without_an_answer_until_the_deadline_is_doubt_and_may_appear(pl
     assert [ref in text.splitlines()[2] for text in place.versions()] == [False, True, False]
 
 
+def test_a_wiki_that_only_drips_is_doubt_by_the_deadline_and_can_be_asked_again(place, proxy):
+    proxy.faults(lambda *_: drip(AFTER), only="PUT")
+    with place.token("alice", timeout=0.5, deadline=1.5) as alice:
+        began = time.monotonic()
+        with pytest.raises(errors.InDoubt, match=r"not within 0\.5 seconds") as caught:
+            alice.acquire("upgrade")
+        assert time.monotonic() - began < 8
+        assert len(set(bodies(proxy))) == 1
+        proxy.faults([])
+        assert alice.status()["ref"] == caught.value.details["ref"]
+
+
 def test_a_release_without_an_answer_is_doubt_and_can_be_said_again(place, proxy):
     with place.token("alice", timeout=0.3, deadline=1) as alice:
         ref = alice.acquire("upgrade")["ref"]
@@ -263,7 +279,9 @@ def test_a_waiter_that_gets_no_answer_from_the_start_is_told_at_once(place, prox
 # A read without an answer, or with another one than Redmine's
 
 
-@pytest.mark.parametrize("fault", [drop(BEFORE), status(500), status(503), truncate(), delay(2, AFTER)], ids=repr)
+@pytest.mark.parametrize(
+    "fault", [drop(BEFORE), status(500), status(503), truncate(), delay(2, AFTER), drip()], ids=repr
+)
 def test_a_look_without_an_answer_is_refused_at_once_without_hidden_retries(place, proxy, alice, fault):
     proxy.faults([fault])
     with pytest.raises(Unanswered) as caught:

@@ -24,7 +24,7 @@ import time
 from saltext.deploytoken import config, errors, page, store
 from saltext.deploytoken import token as tokens
 from tests.support import process
-from tests.support.proxy import AFTER, BEFORE, FaultProxy, delay, drop, duplicate, html, status, truncate
+from tests.support.proxy import AFTER, BEFORE, FaultProxy, delay, drip, drop, duplicate, html, status, truncate
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 TEXT = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n\nh2. Notes\n\n"
@@ -264,7 +264,7 @@ def _trouble(dice, counted):
             return None
         kinds = [drop(BEFORE), drop(AFTER), status(500), status(502, AFTER), status(503), html(), truncate()]
         if method == "PUT":
-            kinds += [delay(dice.uniform(1.5, 4)), delay(2, AFTER), duplicate(), html(AFTER), drop(AFTER)]
+            kinds += [delay(dice.uniform(1.5, 4)), delay(2, AFTER), drip(AFTER), duplicate(), html(AFTER), drop(AFTER)]
         made = dice.choice(kinds)
         counted[repr(made).split(".")[0]] += 1
         return made

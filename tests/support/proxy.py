@@ -111,6 +111,23 @@ def delay(seconds, when=BEFORE):
     return Fault(f"delay {seconds} s {when}", act)
 
 
+def drip(when=BEFORE):
+    """
+    The answer's headers come byte by byte and without end, each well within any time-out, after the request was
+    applied or (``BEFORE``) without.
+    """
+
+    def act(handler, forward):
+        if when == AFTER:
+            forward()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\nX-Drip: ")
+            while not handler.proxy.ending.wait(0.05):
+                handler.wfile.write(b".")
+
+    return Fault(f"drip {when}", act)
+
+
 class Hold(Fault):
     """
     Like :py:func:`delay`, but until the test says :py:meth:`release`: for a ghost without a race against the clock.

@@ -7,7 +7,7 @@ The master's configuration under the one key ``deploytoken``, checked as a whole
       store: https://crm.example.org/projects/ocds/wiki/Deploy_token   # as copied from the browser
       api_key: sdb://vault/redmine_api_key      # or api_key_file: /etc/salt/redmine.key
       name: Alice                               # default: first and last name of the API key's owner
-      timeout: 10                               # seconds, for one request
+      timeout: 10                               # seconds, for the whole of one request
       deadline: 60                              # seconds, for one acquire or release with its resends
       nobody: nobody                            # the word on the page for a free token
       history:

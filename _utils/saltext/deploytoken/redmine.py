@@ -18,7 +18,8 @@ The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the sa
 import json
 import re
 import ssl
-import time
+import threading
+from concurrent import futures
 from urllib.parse import unquote, urlsplit
 
 import requests
@@ -54,13 +55,17 @@ class Redmine(Store):
         self.project = match["project"]
         self.title = match["title"]
         self.url = f"{self.base}/projects/{self.project}/wiki/{self.title}"
-        self._timeout = config.timeout
-        self._session = requests.Session()
+        self._config = config
+        self._session = self._new_session()
+
+    def _new_session(self):
+        session = requests.Session()
         # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
-        self._session.trust_env = False
-        self._session.verify = config.verify
-        self._session.headers["X-Redmine-API-Key"] = config.api_key
-        self._session.headers["Accept"] = "application/json"
+        session.trust_env = False
+        session.verify = self._config.verify
+        session.headers["X-Redmine-API-Key"] = self._config.api_key
+        session.headers["Accept"] = "application/json"
+        return session
 
     def read(self):
         return self._page(self._request("GET", f"{self.url}.json"))
@@ -159,17 +164,43 @@ class Redmine(Store):
         return status, body
 
     def _send(self, method, url, data=None):
-        """Return the status, headers and body of an answer, whatever it is."""
+        """
+        Return the status, headers and body of an answer, whatever it is.
+
+        The whole takes ``timeout`` seconds at most. requests (2.34) bounds each read of the socket, but neither
+        headers that come byte by byte nor the look-up of a name, so each request has a thread, which is waited for.
+
+        One that is late is unanswered, as if the network had it: it may still reach Redmine, even later than this.
+        It can only bring what it was given, once, and under the version that it was given: as a resend does, it
+        changes nothing (the text stands), conflicts (the page has moved on), or is the write in doubt. Its session
+        stays with it, for requests does not promise that two threads can share one. It ends with the answer.
+        """
+        answer = futures.Future()
+        session, timeout = self._session, self._config.timeout
+
+        def ask():
+            try:
+                answer.set_result(self._exchange(session, method, url, data, timeout))
+            except BaseException as exc:  # whatever it is, it is raised below
+                answer.set_exception(exc)
+
+        # A daemon: the command must not wait for it at its end either.
+        threading.Thread(target=ask, daemon=True).start()
+        # Ctrl-C and the handlers of signals are not held up by this: they come to the thread that waits here.
+        if not futures.wait([answer], timeout).done:
+            self._session = self._new_session()
+            raise self._silent(f"not within {timeout:g} seconds")
+        return answer.result()
+
+    def _exchange(self, session, method, url, data, timeout):
         try:
-            # requests' time-out runs anew with every byte; the deadline bounds a server that drips.
-            deadline = time.monotonic() + 2 * self._timeout
-            with self._session.request(
-                method, url, json=data, timeout=self._timeout, allow_redirects=False, stream=True
+            with session.request(
+                method, url, json=data, timeout=timeout, allow_redirects=False, stream=True
             ) as response:
                 body = b""
                 for chunk in response.iter_content(65536):
                     body += chunk
-                    if len(body) > _MOST_BYTES or time.monotonic() > deadline:
+                    if len(body) > _MOST_BYTES:
                         raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
         # urllib3's own, and ValueError: what requests lets through of answers that are no HTTP.
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
@@ -179,10 +210,11 @@ class Redmine(Store):
                     f"{self._host}: the certificate is not accepted ({cause.verify_message.rstrip('.')}); correct the"
                     " address or the certificate, or set deploytoken.verify to the file of its CA"
                 ) from None
-            raise Unanswered(
-                f"{self._host} does not answer ({_short(exc)}); is it up, and deploytoken.store right?"
-            ) from None
+            raise self._silent(_short(exc)) from None
         return response.status_code, response.headers, body
+
+    def _silent(self, how):
+        return Unanswered(f"{self._host} does not answer ({how}); is it up, and deploytoken.store right?")
 
     def _refuse(self, status, location, body):
         """Raise for a status that is a refusal; Redmine's own bodies are empty, so the words are ours."""
