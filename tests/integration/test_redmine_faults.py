@@ -3,6 +3,7 @@
 import json
 import logging
 import time
+import uuid
 
 import pytest
 
@@ -12,6 +13,7 @@ from tests.support.places import TEXT, RedminePlace
 from tests.support.proxy import (
     AFTER,
     BEFORE,
+    Fault,
     FaultProxy,
     Hold,
     delay,
@@ -366,6 +368,23 @@ def test_a_missing_page_is_never_created(redmine, path):
             with pytest.raises(Missing, match=r"does not exist.*deploytoken\.init"):
                 refused()
     assert redmine.get(f"{missing}.json")[0] == 404
+
+
+def test_an_init_that_comes_late_leaves_the_hold_of_whoever_was_faster(redmine, proxy):
+    page_ = f"{redmine.url}/projects/ocds/wiki/Init_{uuid.uuid4().hex}"
+
+    def faster(handler, forward):
+        assert redmine.request("PUT", f"{page_}.json", "boss", {"wiki_page": {"text": TEXT}})[0] == 201
+        with direct(redmine, page_, "bob") as bob:
+            bob.acquire("upgrade")
+        return forward()
+
+    proxy.faults([Fault("faster", faster)], only="PUT")
+    with direct(redmine, proxy.at(page_)) as alice:
+        with pytest.raises(errors.StoreError, match="created by somebody else"):
+            alice.store.create(TEXT, "init")
+        assert alice.status()["held_by"] == "Bob"
+        assert alice.store.create(TEXT, "init") is False
 
 
 def test_a_renamed_page_is_said_to_be_renamed(redmine, place):

@@ -6,7 +6,8 @@ The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the sa
 - A PUT with an integer ``version`` inside ``wiki_page`` is a compare-and-swap. Without it, or with one anywhere else,
   it overwrites unconditionally. One whose text equals the current text answers 204 whatever its version and changes
   nothing, so only a text that is unique proves whose write it was.
-- A PUT to a page that is missing creates it. Creation is therefore a separate act, and a 201 elsewhere an error.
+- A PUT to a page that is missing creates it, under the version that it carries. Creation is therefore a separate
+  act, and a 201 elsewhere an error.
 - Any time-out, broken connection or 5xx leaves the write's fate open: it may land seconds later.
 - A redirected PUT would become a GET that answers 200, and the API key would go to the other host: no redirect is
   followed.
@@ -101,10 +102,11 @@ class Redmine(Store):
             return False
         except Missing:
             pass
-        status, _ = self._put({"text": text, "comments": comment})
+        # A new page gets this version. Without one, a copy that comes late would overwrite whatever stands by then.
+        status, _ = self._put({"text": text, "version": 1, "comments": comment})
         if status == 201:
             return True
-        if status == 204:
+        if status in (204, 409):
             raise errors.StoreError(f"{self.url} was created by somebody else in the same moment; look at it")
         raise errors.StoreError(f"{self.url} was not created: status {status}; look at the page, then try again")
 
