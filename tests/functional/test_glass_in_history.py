@@ -1,5 +1,7 @@
 """Whoever broke the glass of a gate stands in the History after the next release."""
 
+import pathlib
+
 import pytest
 
 from saltext.deploytoken import glass
@@ -30,3 +32,12 @@ def test_a_release_that_fails_keeps_the_record(salt):
     glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})
     assert salt.runners["deploytoken.release"](summary="upgraded", ref="11111111")["reason"] == "not_yours"
     assert glass.pending(cachedir)
+
+
+def test_a_record_that_was_cut_off_or_damaged_takes_no_other_with_it(salt):
+    cachedir = salt.opts["cachedir"]
+    glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})
+    with (pathlib.Path(cachedir) / "deploytoken" / "broken-glass.jsonl").open("ab") as file:
+        file.write(b'{"minion": "web9", "by": ["Bob"], "why": "x"}\n\xff\xfe\n{"minion": "we')
+    glass.record(cachedir, "web2", {"by": "Bob", "why": "x"})
+    assert glass.notes(glass.pending(cachedir)) == ["Bob broke the glass on web1, web2: x"]

@@ -34,7 +34,8 @@ def record(cachedir, minion_id, break_glass, fun=None):
     }
     with _open(cachedir) as file:
         if entry not in _entries(file):  # the executor and the gate state report the same run
-            file.write(json.dumps(entry) + "\n")
+            # Begun anew: the line before it may have been cut off, and would take it along.
+            file.write("\n" + json.dumps(entry) + "\n")
 
 
 def pending(cachedir):
@@ -71,7 +72,7 @@ def notes(entries):
 def _open(cachedir):
     path = Path(cachedir) / "deploytoken" / "broken-glass.jsonl"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8")
+    file = path.open("a+", encoding="utf-8", errors="replace")
     fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
     return file
 
@@ -84,7 +85,7 @@ def _entries(file):
             entry = json.loads(line)
         except ValueError:
             continue  # a line that was cut off when the disk was full
-        if isinstance(entry, dict) and {"minion", "by", "why"} <= entry.keys():
+        if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("minion", "by", "why")):
             entries.append(entry)
     return entries
 
