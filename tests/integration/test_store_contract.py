@@ -465,6 +465,31 @@ def test_another_programs_database_gets_no_token_sqlite(tmp_path):
     assert (tmp_path / "token.db").read_bytes() == before
 
 
+def test_a_file_that_somebody_may_not_even_see_is_not_said_to_be_missing_sqlite(tmp_path):
+    with at(tmp_path / "token.db") as token:
+        token.store.create(TEXT, "init")
+    tmp_path.chmod(0)
+    os.seteuid(os.geteuid() or 65534)
+    try:
+        with at(tmp_path / "token.db") as token:
+            with pytest.raises(errors.StoreError, match="check the path, its rights") as caught:
+                token.status()
+            assert not isinstance(caught.value, Missing)
+            assert [(name, ok) for name, ok, _ in token.store.checks()] == [("file", False)]
+    finally:
+        os.seteuid(os.getuid())
+        tmp_path.chmod(0o700)
+
+
+def test_a_page_that_is_no_text_is_one_line_sqlite(tmp_path):
+    with at(tmp_path / "token.db") as token:
+        token.store.create(TEXT, "init")
+        with contextlib.closing(sqlite3.connect(tmp_path / "token.db")) as connection, connection:
+            connection.execute("UPDATE page SET text = x'ff00'")
+        with pytest.raises(errors.StoreError, match="version 1 is no text"):
+            token.acquire("upgrade")
+
+
 @pytest.mark.parametrize(("umask", "mode"), [(0o000, 0o660), (0o002, 0o660), (0o022, 0o640), (0o077, 0o600)], ids=oct)
 def test_a_new_file_is_not_for_everybody_whatever_the_umask_sqlite(tmp_path, umask, mode):
     before = os.umask(umask)

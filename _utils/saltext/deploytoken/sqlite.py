@@ -97,13 +97,14 @@ class Sqlite(Store):
 
     def checks(self):
         folder = self.path.parent
-        if not self.path.exists():
-            yield "file", False, self._missing()
+        try:
+            mode = self.path.stat().st_mode
+        except OSError as exc:
+            yield "file", False, self._missing() if isinstance(exc, FileNotFoundError) else self._trouble(exc)
             return
         # SQLite keeps its journal beside the file while it writes.
         writable = os.access(folder, os.W_OK | os.X_OK)
         yield "folder", writable, f"{folder} can be written to" if writable else f"make {folder} writable for you"
-        mode = self.path.stat().st_mode
         if not os.access(self.path, os.R_OK | os.W_OK):
             yield "file", False, f"{self.path} cannot be read and written by you; change its owner or rights"
         elif mode & stat.S_IWOTH:
@@ -136,7 +137,10 @@ class Sqlite(Store):
                 raise errors.StoreError(self._trouble(exc)) from None
         if row is None:
             raise Missing(self._missing())
-        return Page(*row)
+        text, version, *rest = row
+        if not isinstance(text, str):
+            raise errors.StoreError(f"{self.path}: version {version} is no text; restore the file")
+        return Page(text, version, *map(str, rest))
 
     def _insert(self, connection, version, text, comment):
         saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
@@ -152,8 +156,9 @@ class Sqlite(Store):
         try:
             connection = sqlite3.connect(address, uri=True, timeout=self._timeout, isolation_level=None)
         except sqlite3.Error as exc:
-            if not self.path.exists():
-                raise Missing(self._missing()) from None
+            with suppress(PermissionError):  # of a folder above it; Path.exists raises that
+                if not self.path.exists():
+                    raise Missing(self._missing()) from None
             raise errors.StoreError(self._trouble(exc)) from None
         with closing(connection):
             try:
