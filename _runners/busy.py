@@ -14,6 +14,7 @@ import time
 from saltext.deploytoken import consent as agreement
 from saltext.deploytoken import door, errors
 
+_TEXT, _AGE = (str, type(None)), (int, type(None))
 REMIND = 600  # seconds after which a wait tells again what it told already
 
 
@@ -190,12 +191,20 @@ def _clear(minion, answer):
     lists = [answer.get(key) for key in ("checks", "blockers", "unknowns", "info")]
     if not all(isinstance(one, list) for one in lists):
         return False
-    for key, needed in (("blockers", {"id", "probe", "user", "what", "age", "ask"}), ("unknowns", {"probe", "why"})):
-        if not all(isinstance(one, dict) and needed <= set(one) for one in answer[key]):
+    running = {"id": str, "probe": str, "what": str, "user": _TEXT, "ask": _TEXT, "age": _AGE}
+    for key, needed in (("blockers", running), ("info", running), ("unknowns", {"probe": str, "why": str})):
+        if not all(isinstance(one, dict) and _has(one, needed) for one in answer[key]):
             return False
-    if not all(isinstance(one["id"], str) and one["id"].startswith(f"{minion}/") for one in answer["blockers"]):
+    if not all(one["id"].startswith(f"{minion}/") for one in answer["blockers"]):
         return False  # one minion's blockers must not pass for those that somebody agreed to on another
     return answer["idle"] is not bool(answer["blockers"] or answer["unknowns"])
+
+
+def _has(one, needed):
+    """Whether it has all of that, in the form that is sorted, counted and printed further on."""
+    return all(
+        key in one and type(one[key]) in (form if isinstance(form, tuple) else (form,)) for key, form in needed.items()
+    )
 
 
 def _left(found, agreed):

@@ -60,6 +60,10 @@ def test_a_clean_return_is_an_answer(code):
         {**IDLE, "idle": False, "blockers": [{"id": "kf/p/x"}]},
         {**IDLE, "idle": False, "blockers": [{**BLOCKER, "id": "other/p/x"}]},
         {**IDLE, "idle": False, "unknowns": [{}]},
+        {**IDLE, "idle": False, "unknowns": [{"probe": "p", "why": None}]},
+        *({**IDLE, "idle": False, "blockers": [{**BLOCKER, "age": age}]} for age in ("5", float("nan"), True)),
+        *({**IDLE, "idle": False, "blockers": [{**BLOCKER, key: ["x"]}]} for key in BLOCKER),
+        {**IDLE, "info": [{"what": "x"}]},
     ],
 )
 def test_an_answer_that_is_not_busy_checks_or_contradicts_itself_is_none(answer):
