@@ -9,7 +9,7 @@ import zlib
 
 import pytest
 
-from saltext.deploytoken import config, errors
+from saltext.deploytoken import config, doctor, errors, history
 from saltext.deploytoken.store import Unanswered
 from saltext.deploytoken.token import Token
 
@@ -64,6 +64,8 @@ OTHER = {
     "no version": raw(b'"comments": ""'),
     "no text": answer(text=None),
     "another page": answer(title="Other"),
+    "half a character": http(b'{"wiki_page": {"title": "T", "text": "Held by: \\ud800", "version": 3}}'),
+    "a title without end": answer(title="x" * 100_000),
     "no title": http(b'{"wiki_page": {"text": "Held by: nobody", "version": 3}}'),
     "not UTF-8": raw(b'"version": 3, "comments": "\xff"'),
     "brackets without end": http(b"[" * 200_000),
@@ -115,6 +117,7 @@ def token(port, title="T", timeout=5):
 
 def one_line(caught):
     assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
     assert KEY not in str(caught.value)
 
 
@@ -163,6 +166,61 @@ def test_a_name_that_is_slow_to_resolve_is_waited_for_no_longer_than_a_request(m
                 alice.store.write("Held by: Alice\n", found.version, "")
         finally:
             known.set()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'{"errors": ["no \\u001b[2J good\\n' + b"x" * 100_000 + b'"]}', b'{"errors": 5}', b"\xff", b"<html>", b""],
+)
+def test_a_refusal_of_the_text_is_one_line_whatever_its_words(body):
+    with server(GOOD, http(body, status=b"422 Unprocessable")) as port, token(port) as alice:
+        with pytest.raises(errors.StoreError, match="Redmine refuses the text") as caught:
+            alice.store.write("Held by: Alice\n", 3, "")
+    one_line(caught)
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"user": {"memberships": 5}},
+        {"user": {"memberships": [5]}},
+        {"user": {"memberships": [{"project": 5}]}},
+        {"user": {"memberships": [{"project": {"id": 1}, "roles": [{}]}]}},
+        {"user": {"memberships": [{"project": {"id": 1}, "roles": 5}]}},
+        {"role": {"name": ["Manager"], "permissions": []}},
+        {"role": {"name": "Manager", "permissions": None}},
+        {"user": {"firstname": ["\x1b[2J"], "lastname": "\x1b]0;", "login": "\ud800"}},
+    ],
+    ids=json.dumps,
+)
+def test_the_doctor_takes_whatever_the_wiki_says_of_rights_and_finds_none_in_it(odd):
+    member = {"memberships": [{"project": {"id": 1}, "roles": [{"id": 3}]}]}
+    whole = {"user": member, "project": {"id": 1}, "role": {}, "wiki_page": FREE, **odd}
+    date = b"Date: Mon, 01 Jan 99999999999999999999 00:00:00 GMT"
+    with server(http(json.dumps(whole).encode(), date)) as port:
+        opts = {"store": f"http://127.0.0.1:{port}/projects/p/wiki/T", "api_key": KEY, "name": "Alice"}
+        checks = {check["name"]: check for check in doctor.examine({"deploytoken": opts})["checks"]}
+    assert checks["edit"]["ok"] is None
+    assert checks["clock"]["ok"] is None
+    assert all(check["text"].isprintable() for check in checks.values())
+
+
+def test_no_words_of_the_wiki_reach_a_terminal_as_commands():
+    odd = answer(
+        text="Held by: \x1b[31mBob (up\x1b[2Jgrade; since 2026-11-22 22:30 UTC; ref 3f9c2a1b)\n",
+        version=1,
+        author={"name": "\x1b]0;Bob\x07"},
+        comments="\x1b[1m \ud800",
+        updated_on="9999-12-31T23:59:59-23:00",
+    )
+    with server(odd) as port, token(port) as alice:
+        assert "".join(map(str, alice.status().values())).isprintable()
+        found = alice.history(10)
+        assert [hold["held_by"] for hold in found["holds"]] == [" [31mBob"]
+        assert history.table(found).replace("\n", "").isprintable()
+        with pytest.raises(errors.Held) as caught:
+            alice.acquire("upgrade")
+    one_line(caught)
 
 
 @pytest.mark.parametrize("what", PAGE)

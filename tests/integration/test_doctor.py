@@ -9,7 +9,7 @@ import pytest
 
 from saltext.deploytoken import doctor, errors, history, protocol, store
 from saltext.deploytoken.config import parse
-from tests.support.proxy import Answer, Fault, html, redirect, replace
+from tests.support.proxy import BEFORE, Answer, Fault, drop, html, redirect, replace
 
 TEXT = "Held by: nobody\n\nh2. History\n"
 
@@ -44,6 +44,15 @@ def examine(redmine, tmp_path):
 
 def failed(found):
     return [name for name, check in found.items() if check["ok"] is False]
+
+
+def test_a_wiki_that_stops_to_answer_in_the_middle_costs_no_other_check(examine, proxy, page):
+    proxy.faults([None, drop(BEFORE)])
+    found = examine(proxy.at(page))
+
+    assert found["edit"]["ok"] is None
+    assert "does not answer" in found["edit"]["text"]
+    assert found["page"]["ok"] is True
 
 
 def test_a_healthy_setup_passes_every_check_and_is_only_read(examine, proxy, page, redmine):

@@ -142,6 +142,8 @@ def _late_write(other):
 
 
 def _shown(checks, lines):
+    # Names and roles are what the wiki says.
+    checks = [(name, ok, page.printable(text)) for name, ok, text in checks]
     if lines:
         return [f"{_MARKS[ok]}  {name}: {text}" for name, ok, text in checks]
     return [{"name": name, "ok": ok, "text": text} for name, ok, text in checks]

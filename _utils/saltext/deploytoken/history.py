@@ -146,7 +146,8 @@ def table(found):
     ]
     if not found["complete"]:
         lines.append("There is more: deploytoken.history limit=…, or the page's own history.")
-    return "\n".join(lines)
+    # Entries are what people typed, and authors what the wiki says: neither is for a terminal to obey.
+    return "\n".join(page.printable(line) for line in lines)
 
 
 def comment(text):
@@ -222,9 +223,10 @@ def _time(saved):
     try:
         # Before Python 3.11, fromisoformat does not know the Z.
         then = datetime.fromisoformat((saved or "").replace("Z", "+00:00"))
-    except ValueError:
+        then = then if then.tzinfo else then.replace(tzinfo=timezone.utc)
+        return then.astimezone(timezone.utc).strftime(page.TIME)
+    except (ValueError, OverflowError):  # no time, or one in no year that Python knows
         return saved
-    return (then if then.tzinfo else then.replace(tzinfo=timezone.utc)).astimezone(timezone.utc).strftime(page.TIME)
 
 
 def _short(stamp):

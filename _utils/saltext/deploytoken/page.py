@@ -79,12 +79,12 @@ def read(text, nobody="nobody"):
         return None
     match = _HOLD.fullmatch(value)
     if match:
-        return Hold(**match.groupdict())
+        return Hold(**{key: text and printable(text) for key, text in match.groupdict().items()})
     if re.match(rf"\W*{re.escape(nobody)}(?!\w)", value, re.I):
         raise errors.StoreError(
             f"the page's 'Held by:' says {value[:100]!r}, which is neither {nobody!r} nor a name; edit the page"
         )
-    return Hold(name=value)
+    return Hold(name=printable(value))
 
 
 def write(text, hold, nobody="nobody"):
@@ -245,6 +245,11 @@ def tame(text):
     text = " ".join("".join(char if char.isprintable() and char != "|" else " " for char in text).split())
     text = re.sub(r"held\s+by(?=[\W_]*:)", "holder", text, flags=re.I)
     return re.sub(TAKEN_OVER, "ended by", text, flags=re.I)
+
+
+def printable(text):
+    """Return ``text`` as a terminal may be given it: what people typed can hold its commands, or half a character."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def check_heading(heading, key):

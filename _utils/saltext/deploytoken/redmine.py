@@ -26,7 +26,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 import urllib3
 
-from saltext.deploytoken import errors
+from saltext.deploytoken import errors, page
 from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
 
 _PAGE = re.compile(r"(?P<base>.*)/projects/(?P<project>[^/]+)/wiki/(?P<title>[^/]+?)(?:\.json)?/?")
@@ -131,20 +131,22 @@ class Redmine(Store):
         return self._request("PUT", f"{self.url}.json", {"wiki_page": fields})
 
     def _page(self, answer):
-        page = self._json(*answer, "wiki_page")
-        text, version = page.get("text"), page.get("version")
-        if not isinstance(text, str) or type(version) is not int or version < 1:
+        found = self._json(*answer, "wiki_page")
+        text, version = found.get("text"), found.get("version")
+        if not isinstance(text, str) or type(version) is not int or version < 1 or not _whole(text):
             raise errors.StoreError(f"{self.url}: the answer has no text or no version; is this a Redmine wiki page?")
         # A cache that mixes up its answers: the text of one page would be written to another.
-        if _letters(str(page.get("title"))) != _letters(unquote(self.title)):
-            raise errors.StoreError(f"{self.url}: the answer is of another page, {page.get('title')!r}; {_IN_BETWEEN}")
-        author = page.get("author")
+        if _letters(str(found.get("title"))) != _letters(unquote(self.title)):
+            raise errors.StoreError(
+                f"{self.url}: the answer is of another page, {str(found.get('title'))[:100]!r}; {_IN_BETWEEN}"
+            )
+        author = found.get("author")
         return Page(
             text=text,
             version=version,
             author=_text(author.get("name")) if isinstance(author, dict) else None,
-            comment=_text(page.get("comments")) or "",
-            saved=_text(page.get("updated_on")),
+            comment=_text(found.get("comments")) or "",
+            saved=_text(found.get("updated_on")),
         )
 
     def _json(self, status, body, key):
@@ -268,7 +270,16 @@ def _without_query(location):
 
 
 def _text(value):
-    return value if isinstance(value, str) else None
+    return page.printable(value) if isinstance(value, str) else None
+
+
+def _whole(text):
+    """Whether there is no half of a character in it: JSON can name one, and nothing can print or keep it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _letters(title):
@@ -278,6 +289,7 @@ def _letters(title):
 
 def _errors(body):
     try:
-        return "; ".join(map(str, json.loads(body)["errors"]))
+        said = "; ".join(map(str, json.loads(body)["errors"]))
     except (ValueError, KeyError, TypeError, RecursionError):
-        return "no reason given"
+        said = ""
+    return page.printable(said)[:200] or "no reason given"

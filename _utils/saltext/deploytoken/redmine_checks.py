@@ -53,13 +53,18 @@ def run(store):
         return
     yield "REST API", True, "it is on"
     yield "key", True, f"it is {user.get('firstname', '')} {user.get('lastname', '')}'s ({user.get('login')})"
-    yield _edit(store, user)
+    try:
+        yield _edit(store, user)
+    except errors.StoreError as exc:
+        yield "edit", None, str(exc)
+    except (AttributeError, LookupError, TypeError):  # another form than Redmine's, somewhere in it
+        yield "edit", None, "the roles cannot be read; scratch=… tries to write"
 
 
 def _clock(date):
     try:
         off = round(time.time() - parsedate_to_datetime(date).timestamp())
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return "clock", None, "the server does not tell its time"
     if abs(off) > MOST_OFF:
         way = "ahead of" if off > 0 else "behind"
