@@ -19,6 +19,7 @@ FREE = {"title": "T", "text": "Held by: nobody\n", "version": 3}
 
 def http(body, *headers, status=b"200 OK", protocol=b"HTTP/1.1", length=True):
     headers = [*headers, b"Content-Length: %d" % len(body)] if length else headers
+    headers = [*headers, b"Connection: close"]  # which it does: nobody is to ask on the same one again
     return b"\r\n".join([protocol + b" " + status, *headers, b"", body])
 
 
@@ -217,6 +218,8 @@ def test_no_words_of_the_wiki_reach_a_terminal_as_commands():
         assert "".join(map(str, alice.status().values())).isprintable()
         found = alice.history(10)
         assert [hold["held_by"] for hold in found["holds"]] == [" [31mBob"]
+        read = alice.store.read()
+        assert f"{read.author}{read.comment}{read.saved}".isprintable()
         assert history.table(found).replace("\n", "").isprintable()
         with pytest.raises(errors.Held) as caught:
             alice.acquire("upgrade")

@@ -276,3 +276,21 @@ def test_the_table_is_readable_at_80_columns():
         "aaaaaaaa",
     ):
         assert what in flat
+
+
+def test_what_people_typed_is_no_command_to_the_terminal():
+    odd = "\x1b[2J\u202e\x07"
+    pages = [
+        Page(
+            f"Held by: nobody\n\nh2. History\n\n* {odd} (ref 3f9c2a1b)\n",
+            3,
+            f"Al{odd}",
+            f"release ref=3f9c2a1b {odd}",
+            odd,
+        ),
+        Page(f"Held by: Al{odd}ice\n", 2),
+        Page(odd, 1, odd, odd, odd),
+    ]
+    found = history.past(pages, RULES)
+    assert found["holds"][0]["held_by"].isprintable()
+    assert history.table(found).replace("\n", "").isprintable()
