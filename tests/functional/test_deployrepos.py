@@ -411,6 +411,45 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(origin, funct
     assert snapshot(origin.path) == before
 
 
+@pytest.mark.parametrize("pushed", ["vendor", "vendor/web.sls"])
+def test_a_repository_inside_of_this_one_is_never_written_into(origin, refused, pushed):
+    git(origin.path, "init", "--quiet", "vendor")
+    commit(origin.path / "vendor", "web.sls", "mine\n", "Mine")
+    origin.push(name=pushed, text="theirs\n")
+
+    refused(origin.path, "vendor")
+
+    assert (origin.path / "vendor/web.sls").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("on", ["main", "topic"])
+def test_a_commit_that_is_made_in_the_last_moment_is_neither_merged_nor_lost(origin, functions, on):
+    if on != "main":
+        git(origin.path, "switch", "--quiet", "--create", on)
+    origin.push()
+    (repository,) = repositories.parse([str(origin.path)])
+    state = repositories.State(repository, functions, CommandExecutionError)
+    state.inspect()
+    made = git(origin.path, "commit-tree", "-p", "main", "-m", "Mine", "main^{tree}")
+    git(origin.path, "update-ref", "refs/heads/main", made)
+    before = snapshot(origin.path)
+
+    with pytest.raises(repositories.Refused, match="It was left"):
+        state.move()
+
+    assert snapshot(origin.path) == before
+
+
+def test_a_commit_that_is_made_during_the_update_is_told(origin, run):
+    hook = origin.path / ".git/hooks/post-merge"
+    hook.write_text("#!/bin/sh\ngit commit --quiet --allow-empty --message Mine\n")
+    hook.chmod(0o755)
+    pushed = origin.push()
+
+    with pytest.raises(errors.Repositories, match=f"instead of {pushed[:8]} on main: somebody else is working in"):
+        run("update", origin)
+
+
 def test_a_folder_that_the_update_replaces_by_a_file_is_no_collision(origin, run):
     origin.push(name="web/init.sls", text="x\n")
     run("update", origin)
