@@ -24,7 +24,8 @@ def test_a_name_alone_covers_all_that_runs_now():
 
 
 def test_a_spider_that_started_after_jane_agreed_is_not_hers():
-    assert covered({"by": "Jane", "for": [OLD["id"]]}, OLD, NEW) == [OLD]
+    later = {"id": OLD["id"] + "1"}
+    assert covered({"by": "Jane", "for": [OLD["id"]]}, OLD, NEW, later) == [OLD]
 
 
 def test_globs_cover_what_they_match_and_case_matters():
@@ -33,9 +34,10 @@ def test_globs_cover_what_they_match_and_case_matters():
 
 
 def test_the_lines_to_paste_cover_exactly_what_they_list():
-    pasted = yaml.safe_load("\n".join(consent.lines([OLD, TMUX])))["consent"]
+    colon = {"id": "web1/processes/rsync:"}
+    pasted = yaml.safe_load("\n".join(consent.lines([OLD, TMUX, colon])))["consent"]
 
-    assert covered(pasted, OLD, NEW, TMUX) == [OLD, TMUX]
+    assert covered(pasted, OLD, NEW, TMUX, colon) == [OLD, TMUX, colon]
     assert consent.lines([]) == []
 
 
