@@ -51,7 +51,8 @@ def _is_answer(answer):
 def _minion(minion, answer):
     if not _is_answer(answer):
         return [f"{minion}: {answer}"]
-    word = "idle" if answer["idle"] else "busy" if answer["blockers"] else "unknown"
+    clear = answer["idle"] is True and not answer["unknowns"]
+    word = "busy" if answer["blockers"] else "idle" if clear else "unknown"
     note = f" ({answer['note']})" if answer.get("note") else ""
     lines = [f"{minion}: {word}{note}"]
     for blocker in answer["blockers"]:

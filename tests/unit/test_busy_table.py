@@ -37,6 +37,19 @@ def test_a_minions_answer_says_since_when_what_whose_and_whom_to_ask():
     assert max(map(len, text.splitlines())) <= 80
 
 
+@pytest.mark.parametrize(
+    ("odd", "word"),
+    [
+        ({**IDLE, "idle": "no"}, "unknown"),
+        ({**IDLE, "idle": False}, "unknown"),
+        ({**IDLE, "unknowns": BUSY["unknowns"]}, "unknown"),
+        ({**BUSY, "idle": True}, "busy"),
+    ],
+)
+def test_only_what_is_clearly_idle_is_shown_as_idle(odd, word):
+    assert table.output({"kf": odd}).splitlines()[0] == f"kf: {word}"
+
+
 def test_the_runners_answer_adds_the_silent_and_the_lines_to_paste():
     answer = {
         "message": "1 thing running",
