@@ -1,6 +1,7 @@
 """What salt-ssh's client returns for one machine: an answer, or why there is none."""
 
 import pytest
+import salt.config
 
 from saltext.deploytoken import errors, minions, roster
 
@@ -67,6 +68,27 @@ def test_an_error_of_ssh_is_one_line_that_says_what_to_do(said, line):
 def test_a_type_of_target_that_no_roster_knows_is_refused_and_does_not_match_nobody():
     with pytest.raises(errors.Invalid, match="which salt-ssh knows"):
         roster.expect({}, "G@os:Debian", "compound")
+
+
+@pytest.mark.parametrize(
+    ("text", "target", "target_type"),
+    [
+        (b"- web\n", "*", "glob"),
+        (b"web\n", "web", "list"),
+        (b"web: {host: x}\0\n", "*", "glob"),
+        (b"web: {host: \xe9}\n", "*", "glob"),
+        (b"web: {host: x}\n", "[", "pcre"),
+    ],
+)
+def test_a_roster_or_a_target_that_nothing_can_be_made_of_is_one_line(tmp_path, text, target, target_type):
+    file = tmp_path / "roster"
+    file.write_bytes(text)
+    opts = salt.config.apply_master_config({"roster_file": str(file), "root_dir": str(tmp_path)})
+
+    with pytest.raises(errors.Invalid, match="the roster cannot be read") as caught:
+        roster.expect(opts, target, target_type)
+
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("ssh", ["no", "yes", 1, None])

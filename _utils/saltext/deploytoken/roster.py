@@ -12,7 +12,6 @@ import math
 import salt.client.ssh.client
 import salt.loader
 import salt.roster
-from salt.exceptions import SaltException
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.minions import line
@@ -39,8 +38,11 @@ def expect(opts, target, target_type="glob"):
     asked = sorted(named) if target_type == "list" else target
     try:
         found = set(salt.roster.Roster(dict(opts), opts.get("roster", "flat")).targets(asked, target_type))
-    except (SaltException, OSError) as error:
-        raise errors.Invalid(f"the roster cannot be read: {error}; name it with roster_file") from None
+    except Exception as error:  # whatever the roster's module makes of a file or a pattern that is odd
+        raise errors.Invalid(
+            f"the roster cannot be read for the target {target!r}: {line(error)}; correct the target, or name the"
+            " roster with roster_file"
+        ) from None
     return sorted(found), dict.fromkeys(named - found if target_type == "list" else (), "is not in the roster")
 
 
