@@ -1,0 +1,109 @@
+"""What the gate costs: executor and gate state of one run put one question, and never share more than that."""
+
+import pathlib
+import time
+
+import pytest
+import yaml
+from salt.exceptions import CommandExecutionError
+
+from saltext.deploytoken import config
+from saltext.deploytoken.token import Token
+from tests.support.salt import Config
+
+REF = "f9c2a1b0"
+RUN = {"deploy": {"ref": REF}}
+
+
+@pytest.fixture
+def options(tmp_path):
+    count = f"sh -c 'echo >>{tmp_path}/asked; echo {{}}'"
+    return {
+        "deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"},
+        "ext_pillar": [{"cmd_json": count}, {"deploytoken": None}],
+    }
+
+
+@pytest.fixture
+def token(options):
+    with Token(config.parse(options)) as opened:
+        opened.store.create("Held by: nobody\n\nh2. History\n", "init")
+        opened.acquire("upgrade", ref=REF)
+        yield opened
+
+
+@pytest.fixture
+def call(options, tmp_path):
+    """``call(executors)``: a gated highstate by ``salt-call``, and how often it had the pillar compiled."""
+
+    def highstate(*executors):
+        made = Config.make(tmp_path / "-".join(executors), **options, module_executors=list(executors))
+        (made.folder / "master").rename(made.folder / "minion")
+        states = tmp_path / "-".join(executors) / "tree"
+        (states / "top.sls").write_text(yaml.safe_dump({"base": {"*": ["deploytoken.gate"]}}))
+        asked = tmp_path / "asked"
+        asked.unlink(missing_ok=True)
+        answer = made.command("salt-call", "--local", "state.highstate", f'pillar={{"deploy": {{"ref": "{REF}"}}}}')
+        assert answer.code == 0, answer
+        return len(asked.read_text().splitlines())
+
+    return highstate
+
+
+def test_executor_and_state_of_one_run_ask_once(call, token):
+    assert call("deploygate", "direct_call") == call("direct_call")
+
+
+@pytest.fixture
+def gates(loaders, options, token):
+    """``executor(run)`` and ``state(run)`` of one process, which is called with that pillar: whether it may."""
+    loaded = loaders("minion", **options)
+
+    def executor(run):
+        try:
+            loaded.executors["deploygate.execute"]({}, {"fun": "state.apply"}, "state.apply", [], {"pillar": run})
+        except CommandExecutionError:
+            return False
+        return True
+
+    def state(run):
+        # The last answer, which may serve all gates for 3 seconds, is over.
+        (pathlib.Path(loaded.opts["cachedir"]) / "deploytoken" / "live.json").unlink(missing_ok=True)
+        return loaded.modules["deploygate.check"](pillar=run, fun="deploytoken.gate")["allowed"]
+
+    return executor, state
+
+
+def test_what_the_executor_heard_serves_one_state_and_no_second(gates, token):
+    executor, state = gates
+    assert executor(RUN)
+    token.release("done", ref=REF)
+    assert state(RUN)
+    assert not state(RUN)
+
+
+@pytest.mark.parametrize("other", [None, {}, {"deploy": {"ref": "a0a0a0a0"}}, {"deploy": {"ref": REF, "by": "Bob"}}])
+def test_it_serves_no_other_run(gates, token, other):
+    executor, state = gates
+    assert executor(RUN)
+    token.release("done", ref=REF)
+    assert not state(other)
+    assert not state(RUN)
+
+
+def test_it_serves_for_seconds_only(gates, token, monkeypatch):
+    executor, state = gates
+    assert executor(RUN)
+    token.release("done", ref=REF)
+    later = time.monotonic() + 4
+    monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert not state(RUN)
+
+
+def test_a_refusal_serves_nobody(gates, token):
+    executor, state = gates
+    later = {"deploy": {"ref": "a0a0a0a0"}}
+    token.release("done", ref=REF)
+    assert not executor(later)
+    token.acquire("once more", ref="a0a0a0a0")
+    assert state(later)
