@@ -1,6 +1,7 @@
 """Whoever broke the glass of a gate stands in the History after the next release."""
 
 import pathlib
+import stat
 
 import pytest
 
@@ -41,3 +42,19 @@ def test_a_record_that_was_cut_off_or_damaged_takes_no_other_with_it(salt):
         file.write(b'{"minion": "web9", "by": ["Bob"], "why": "x"}\n\xff\xfe\n{"minion": "we')
     glass.record(cachedir, "web2", {"by": "Bob", "why": "x"})
     assert glass.notes(glass.pending(cachedir)) == ["Bob broke the glass on web1, web2: x"]
+
+
+def test_a_run_that_is_reported_twice_is_one_and_what_comes_during_a_release_stays_on_record(salt):
+    cachedir = salt.opts["cachedir"]
+    for by in ("Bob", "Bob", "Ana"):
+        glass.record(cachedir, "web1", {"by": by, "why": "x"}, "state.apply")
+    bobs, anas = glass.pending(cachedir)
+    assert (bobs["by"], anas["by"]) == ("Bob", "Ana")
+    glass.forget(cachedir, [bobs])
+    assert glass.pending(cachedir) == [anas]
+
+
+def test_the_record_is_nobody_elses_to_read_or_to_write(salt):
+    cachedir = pathlib.Path(salt.opts["cachedir"]) / "deep"
+    glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})
+    assert stat.S_IMODE((cachedir / "deploytoken").stat().st_mode) == 0o700
