@@ -180,6 +180,14 @@ def test_a_refusal_of_the_text_is_one_line_whatever_its_words(body):
     one_line(caught)
 
 
+def test_where_a_redirect_points_is_said_without_commands_and_without_its_query():
+    away = http(b"", b"Location: http://127.0.0.2/\x1b[31m?key=" + KEY.encode(), status=b"302 Found")
+    with server(away) as port, token(port) as alice:
+        with pytest.raises(errors.StoreError, match=r"redirects to http://127\.0\.0\.2/\?\[31m: ") as caught:
+            alice.acquire("upgrade")
+    one_line(caught)
+
+
 @pytest.mark.parametrize(
     "odd",
     [
