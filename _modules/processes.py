@@ -44,6 +44,7 @@ AGENTS = {"dbus-daemon", "dbus-launch", "gpg-agent", "ssh-agent"}
 LOOKS = 4
 CAP_SYS_PTRACE = 19
 PF_FORKNOEXEC = 0x40
+PF_KTHREAD = 0x200000
 DENIED = "/proc hides other users' processes (hidepid): run the minion as root, with CAP_SYS_PTRACE"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
@@ -147,7 +148,8 @@ def listing(commands=False):
             name, fields = _stat(pid)
             # Of a program whose first thread has ended, that one is a zombie, and the others live on.
             ended = fields[0] in "ZX" and int(fields[17]) < 2
-            if ended or fields[1] == "2" or (pid, fields[1], name) == (2, "0", "kthreadd"):
+            # Not by the parent 2, which in a container is anybody.
+            if ended or int(fields[6]) & PF_KTHREAD:
                 continue
             process = {
                 "pid": pid,

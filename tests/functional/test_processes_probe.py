@@ -49,6 +49,26 @@ def found(functions, *patterns, **settings):
     ]
 
 
+IN_A_CONTAINER = """
+import importlib.util, os, subprocess, sys
+
+spec = importlib.util.spec_from_file_location("processes", sys.argv[1])
+processes = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(processes)
+child = subprocess.Popen(["sleep", "7777"])
+print(os.getpid(), child.pid in [one["pid"] for one in processes.listing()])
+child.kill()
+"""
+
+
+def test_what_the_second_process_of_a_container_started_is_no_thread_of_the_kernel(checkout):
+    module = checkout / "_modules" / "processes.py"
+    inside = shlex.join([sys.executable, "-c", IN_A_CONTAINER, str(module)])
+    command = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", f"{inside} & wait"]
+
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "True"]
+
+
 def test_a_pattern_finds_programs_scripts_and_command_lines(functions, start):
     dump = start("pgdump_of_test", "--password=hunter2", "customers")
 
