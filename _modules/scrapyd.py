@@ -90,9 +90,21 @@ def _instance(url):
     return {"url": url}
 
 
+def _parts(instance):
+    """The parts of an instance's address, checked."""
+    try:
+        parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port that is no number, a bracket that nobody closes
+        usable = False
+    if not usable:
+        raise SaltInvocationError("url: an address like http://127.0.0.1:6800 is needed")
+    return parts
+
+
 def _place(instance):
     """Where an instance is, without what may be secret in its address."""
-    parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
+    parts = _parts(instance)
     return parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
 
 
@@ -103,14 +115,9 @@ def _get(instance, resource, **query):
     http.client follows no redirect and reads no proxy from the environment. Its time-outs are for each read: what
     bounds the whole answer, byte after slow byte, is the alarm.
     """
-    parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
-    place, timeout = _place(instance), __salt__["processes.seconds"](instance.get("timeout", 5))
-    try:
-        address = {"host": parts.hostname, "port": parts.port, "timeout": timeout}
-    except ValueError:
-        address = {"host": None}
-    if parts.scheme not in ("http", "https") or not address["host"]:
-        raise SaltInvocationError("url: an address like http://127.0.0.1:6800 is needed")
+    parts, place = _parts(instance), _place(instance)
+    timeout = __salt__["processes.seconds"](instance.get("timeout", 5))
+    address = {"host": parts.hostname, "port": parts.port, "timeout": timeout}
     headers = {"Accept": "application/json", "Connection": "close"}
     user, password = (instance.get(key) or "" for key in ("username", "password"))
     user, password = (
@@ -424,6 +431,10 @@ def probe(instances=None, crawls=True, **instance):
 
     crawls
         Whether to look for crawls in the process table as well. Default: True.
+
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong; a Scrapyd that gives no clear answer is unknown.
 
     CLI Example:
 

@@ -372,7 +372,9 @@ def test_jobs_that_are_counted_but_not_listed_are_unknown(probe, fake):
     assert "2 jobs are running or pending, but lists 0" in probe(url=fake["url"], crawls=False)["unknowns"][0]["why"]
 
 
-@pytest.mark.parametrize("url", ["ftp://127.0.0.1", "127.0.0.1:6800", "http://", "http://h:port", 3])
+@pytest.mark.parametrize(
+    "url", ["ftp://127.0.0.1", "127.0.0.1:6800", "http://", "http://h:port", "http://[::1", "http://h:0", 3]
+)
 def test_a_wrong_setting_is_named(probe, url):
     with pytest.raises(SaltInvocationError, match="url"):
         probe(url=url)
