@@ -85,7 +85,7 @@ def check():
     info
         A list as ``blockers``, of what does not block.
 
-    The return code is 7 if the minion is not idle.
+    The return code is 7 if the minion is not idle. Raises nothing: what a probe raises is an unknown.
 
     CLI Example:
 

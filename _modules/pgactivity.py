@@ -127,6 +127,10 @@ def probe(instances=None, **instance):
         A list of dictionaries of the arguments of :py:func:`queries`, for several servers. Or those arguments
         directly.
 
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong; a server that gives no clear answer is unknown.
+
     CLI Example:
 
     .. code-block:: bash

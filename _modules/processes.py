@@ -617,6 +617,10 @@ def probe(patterns, older_than=0):
 
     The arguments are those of :py:func:`find`.
 
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong.
+
     CLI Example:
 
     .. code-block:: bash

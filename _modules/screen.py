@@ -107,6 +107,10 @@ def probe(users=None, idle_shells="ignore"):
         ``ignore`` (default): a session with nothing but shells at their prompts is information. ``block``: it is a
         blocker.
 
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong, or a user that does not exist.
+
     CLI Example:
 
     .. code-block:: bash

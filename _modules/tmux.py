@@ -204,6 +204,11 @@ def probe(users=None, idle_shells="ignore", timeout=5):
     timeout
         Seconds to wait for each server's answer.
 
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong, or a user that does not exist; a server that could not be
+    asked is unknown.
+
     CLI Example:
 
     .. code-block:: bash

@@ -37,6 +37,10 @@ def probe(block=False):
         Whether a person who is logged in blocks a deploy. Without login records, it then is unknown who is. Default:
         False.
 
+    Returns the three lists of a probe, as the module ``busy`` describes them.
+
+    Raises SaltInvocationError for settings that are wrong.
+
     CLI Example:
 
     .. code-block:: bash
