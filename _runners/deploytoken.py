@@ -102,8 +102,9 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
         orchestration in which this is a step.
 
     Returns ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version`` and ``url``, as
-    :py:func:`status` does. Fails with ``held`` (who, since when and why are in the message), ``in_doubt``,
-    ``store``, ``invalid``, and with ``resume`` ``not_yours``.
+    :py:func:`status` does; and ``taken``, which is False if the hold stood already, and was only confirmed. Fails
+    with ``held`` (who, since when and why are in the message), ``in_doubt``, ``store``, ``invalid``, and with
+    ``resume`` ``not_yours``.
     """
     reason = door.text(reason, "reason")
     resume = door.boolean(resume, "resume")
@@ -148,9 +149,9 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
 
     Whoever broke the glass of a gate since the last release stands in the entry as well.
 
-    Returns what :py:func:`acquire` returns, and ``released`` (the ref) and ``entry`` (the line under History).
-    Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``, ``in_doubt``,
-    ``store`` or ``invalid``.
+    Returns what :py:func:`acquire` returns but ``taken``, and ``released`` (the ref) and ``entry`` (the line under
+    History). Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``,
+    ``in_doubt``, ``store`` or ``invalid``.
     """
     from saltext.deploytoken import page
 
@@ -191,8 +192,8 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
     held_by (str)
         In place of ``ref``, for a hold that a person typed without one: the name, exactly as the page has it.
 
-    Returns what :py:func:`acquire` returns, ``displaced`` (the hold that was ended) and ``entry``. Fails with
-    ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
+    Returns what :py:func:`acquire` returns but ``taken``, and ``displaced`` (the hold that was ended) and ``entry``.
+    Fails with ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
     """
     reason = door.text(reason, "reason")
     if (ref is None) == (held_by is None):

@@ -41,17 +41,11 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ss
     function, arguments = "busy.check", {"target": target, "target_type": target_type, "consent": consent, "ssh": ssh}
     if wait_idle and not __opts__["test"]:
         function, arguments["timeout"] = "busy.wait", wait_idle
-    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
-    answer = __salt__["saltutil.runner"](function, full_return=True, **arguments)
-    value = answer.get("return") if isinstance(answer, dict) else answer
-    if not isinstance(value, dict):
-        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-        ret["comment"] = lines[-1] if lines else f"The runner {function} returned nothing"
-        return ret
-    ret["consented"], ret["expected"] = value.get("consented"), value.get("expected", [])
-    if value.get("idle") is True and answer.get("success") and value.get("retcode", 0) == 0 and ret["expected"]:
+    answer = __salt__["deployrunner.call"](function, **arguments)
+    ret["consented"], ret["expected"] = answer.get("consented"), answer.get("expected", [])
+    if answer.get("idle") is True and "failure" not in answer and ret["expected"]:
         ret["result"] = True
-        answers = value.get("minions") or {}
+        answers = answer.get("minions") or {}
         notes = {minion: (answers.get(minion) or {}).get("note") for minion in ret["expected"]}
         ret["comment"] = "Idle: " + ", ".join(f"{name} ({note})" if note else name for name, note in notes.items())
         covered = (ret["consented"] or {}).get("to")
@@ -59,9 +53,9 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ss
             agreed = ", ".join(blocker["id"] for blocker in covered)
             ret["comment"] = f"{ret['consented']['by']} agreed to the interruption of {agreed}"
         return ret
-    lines = [value.get("message", f"The runner {function} did not say that the minions are idle")]
-    if value.get("consent_lines"):
-        lines += ["If the people named agree, write down who did, and run again with:", *value["consent_lines"]]
+    lines = [answer.get("failure", f"The runner {function} did not say that the minions are idle")]
+    if answer.get("consent_lines"):
+        lines += ["If the people named agree, write down who did, and run again with:", *answer["consent_lines"]]
     ret["comment"] = "\n".join(lines)
     return ret
 

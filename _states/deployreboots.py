@@ -58,7 +58,9 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
         ret["comment"] = f"deploy:reboot names {', '.join(strange)}, which the target does not mean"
         return ret
     remember = {} if test or __opts__["test"] else {"ref": ref}
-    answer = _runner("deployreboots.ids", target=minions, target_type="list", ssh=ssh, **remember)
+    answer = __salt__["deployrunner.call"](
+        "deployreboots.ids", target=minions, target_type="list", ssh=ssh, **remember
+    )
     ret["boots"] = answer.get("boots") or {}
     own = [minion for minion in ret["order"] if minion in (answer.get("here") or [])]
     if "failure" in answer:
@@ -127,7 +129,9 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
     # Whose states may still run, or who interrupts, is not waited for: the token is kept in any case.
     at_it = any(summary.get("silent") for summary in (deploy.get("minions") or {}).values())
     wait = None if at_it or deploy.get("reason") == "interrupted" else timeout
-    answer = _runner("deployreboots.ids", target=sorted(before), target_type="list", ref=ref, wait=wait, ssh=ssh)
+    answer = __salt__["deployrunner.call"](
+        "deployreboots.ids", target=sorted(before), target_type="list", ref=ref, wait=wait, ssh=ssh
+    )
     boots, how = answer.get("boots") or {}, dict(answer.get("rebooted") or {})
     ret["reason"] = answer.get("reason")
     if "failure" in answer:
@@ -139,7 +143,7 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
         ret["result"] = True
         ret["comment"] = "All answer" + (f"; nobody is rebooted, because {after} failed" if order else "")
     else:
-        answer = _runner(
+        answer = __salt__["deployrunner.call"](
             "deployreboots.reboot",
             target=order,
             target_type="list",
@@ -179,16 +183,3 @@ def _last(steps, function, state="deployreboots"):
     """The last return of a function; a step's key is ``STATE_|-ID_|-NAME_|-FUNCTION``."""
     found = [step for key, step in steps.items() if key.startswith(f"{state}_|-") and key.endswith(f"_|-{function}")]
     return max(found, key=lambda step: step.get("__run_num__", 0), default={})
-
-
-def _runner(function, **kwargs):
-    """Run a runner and return its answer, with one line under ``failure`` if it is not a success."""
-    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
-    answer = __salt__["saltutil.runner"](function, full_return=True, **kwargs)
-    value = answer.get("return") if isinstance(answer, dict) else answer
-    if not isinstance(value, dict):
-        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-        return {"failure": lines[-1] if lines else f"The runner {function} returned nothing"}
-    if value.get("retcode") or not answer.get("success"):
-        return {**value, "failure": value.get("message") or f"The runner {function} did not succeed"}
-    return value

@@ -35,17 +35,15 @@ def latest(name, test=False):
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     test = test or __opts__["test"]
-    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
     function = "deployrepos.status" if test else "deployrepos.update"
-    answer = __salt__["saltutil.runner"](function, full_return=True)
-    value = answer.get("return") if isinstance(answer, dict) else answer
-    found = value.get("repositories") if isinstance(value, dict) else None
-    if not isinstance(value, dict) or value.get("retcode", 0) != 0 or not answer.get("success") or found is None:
-        ret["comment"] = _line(value.get("message", value) if isinstance(value, dict) else value)
+    answer = __salt__["deployrunner.call"](function)
+    found = answer.get("repositories")
+    if "failure" in answer or found is None:
+        ret["comment"] = answer.get("failure", f"The runner {function} did not say which repositories there are")
         return ret
     if not found:
         ret["result"] = True
-        ret["comment"] = value["message"]
+        ret["comment"] = answer["message"]
         return ret
     for key, item in found.items():
         if test and (item["behind"] or "on_branch" in item):
@@ -67,9 +65,3 @@ def latest(name, test=False):
         ret["result"] = True
         ret["comment"] = f"Updated: {names}"
     return ret
-
-
-def _line(value):
-    """One line of an answer: of a traceback, the last one, which says what went wrong."""
-    lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-    return lines[-1] if lines else "The deployrepos runner returned nothing"

@@ -56,10 +56,8 @@ def applied(name, target, ref, target_type="glob", sls=None, batch=None, environ
     asked = _asked()
     if asked:
         target, target_type = ",".join(asked), "list"
-    # Without full_return, a runner that does not exist or that raises returns a plain string, like a success.
-    answer = __salt__["saltutil.runner"](
+    answer = __salt__["deployrunner.call"](
         "deploystates.apply",
-        full_return=True,
         target=target,
         target_type=target_type,
         ref=ref,
@@ -70,31 +68,20 @@ def applied(name, target, ref, target_type="glob", sls=None, batch=None, environ
         states=True,
         ssh=ssh,
     )
-    value = answer.get("return") if isinstance(answer, dict) else answer
-    if not isinstance(value, dict):
-        lines = [line.strip() for line in str(value).splitlines() if line.strip()]
-        ret["comment"] = lines[-1] if lines else "The runner deploystates.apply returned nothing"
-        ret["reason"] = "unknown"
-        return ret
     for key in ("minions", "failed", "not_started"):
-        ret[key] = value.get(key) or ret[key]
-    minions, returns = ret["minions"], value.get("returns") or {}
+        ret[key] = answer.get(key) or ret[key]
+    minions, returns = ret["minions"], answer.get("returns") or {}
     shown = {one: returns.get(one) for one in minions if minions[one]["changed"] or not minions[one]["result"]}
     if shown:
         ret["changes"] = {"out": "highstate", "ret": shown}
     # Success is what says so, for everybody who was expected.
-    whole = sorted(minions) == value.get("expected") and all(one["result"] is True for one in minions.values())
-    if (
-        minions
-        and whole
-        and answer.get("success")
-        and not (value.get("retcode") or ret["failed"] or ret["not_started"])
-    ):
+    whole = sorted(minions) == answer.get("expected") and all(one["result"] is True for one in minions.values())
+    if minions and whole and not ("failure" in answer or ret["failed"] or ret["not_started"]):
         ret["result"] = None if test and shown else True
         ret["comment"] = "; ".join(f"{one}: {_changed(minions[one], test)}" for one in sorted(minions))
         return ret
-    ret["reason"] = value.get("reason") or "unknown"
-    ret["comment"] = value.get("message") or "The runner deploystates.apply did not say that all minions succeeded"
+    ret["reason"] = answer.get("reason") or "unknown"
+    ret["comment"] = answer.get("failure", "The runner deploystates.apply did not say that all minions succeeded")
     return ret
 
 

@@ -103,6 +103,9 @@ def requested(name):
         example = '{"deploy": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
         ret["comment"] = f"Refused: say what to deploy and why, as in pillar='{example}'."
         return ret
+    if "deployrunner.call" not in __salt__:
+        ret["comment"] = "Refused: this master lacks the module deployrunner. Run `salt-run saltutil.sync_all`."
+        return ret
     wrong = _wrong(deploy)
     ret["result"] = not wrong
     ret["comment"] = f"Refused: {wrong}." if wrong else f"{_words(deploy['target'])}: {deploy['reason']}"
@@ -145,24 +148,21 @@ def held(name, reason, ref, resume=False, by=None, wait=None, test=False):
     else.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    status = _runner("deploytoken.status")
-    if "failed" in status:
-        ret["comment"] = status["failed"]
-    elif test or __opts__.get("test"):
+    if test or __opts__.get("test"):
+        status = _runner("deploytoken.status")
         ret["result"], ret["comment"] = _foretell(status, ref, resume)
+        return ret
+    answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait)
+    if "failure" in answer:
+        ret["comment"] = answer["failure"]
+    elif answer.get("ref") != ref:
+        ret["comment"] = f"The token was asked for under ref {ref}, and answered with {answer.get('ref')}."
     else:
-        # For `status`, which tells whether this orchestration still runs.
-        jid = globals().get("__orchestration_jid__")
-        answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait, jid=jid)
-        if "failed" in answer:
-            ret["comment"] = answer["failed"]
-        elif answer.get("ref") != ref:
-            ret["comment"] = f"The token was asked for under ref {ref}, and answered with {answer.get('ref')}."
-        else:
-            ret["result"], ret["ref"] = True, ref
-            ret["comment"] = f"{answer['held_by']} holds the deploy token (ref {ref})"
-            if status["ref"] != ref:
-                ret["changes"] = {"held_by": {"old": status["held_by"], "new": answer["held_by"]}, "ref": ref}
+        ret["result"], ret["ref"] = True, ref
+        ret["comment"] = f"{answer['held_by']} holds the deploy token (ref {ref})"
+        if answer.get("taken") is not False:
+            # Only a free token can be taken.
+            ret["changes"] = {"held_by": {"old": None, "new": answer["held_by"]}, "ref": ref}
     return ret
 
 
@@ -226,8 +226,8 @@ def released(name, reason, ref, resumed=False, on_failure="hold", test=False):
     rebooted = [words for step in _steps(running, "deployreboots.done") for words in step.get("rebooted") or []]
     summary = _short(summary)
     answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
-    if "failed" in answer:
-        ret["comment"] = f"The deploy token is not released: {answer['failed']}"
+    if "failure" in answer:
+        ret["comment"] = f"The deploy token is not released: {answer['failure']}"
         return _with_ways_on(ret, ref, reason)
     ret["result"] = True
     ret["comment"] = f"Released. The History says: {answer.get('entry')}"
@@ -285,6 +285,8 @@ def _wrong_reboots(deploy):
 
 def _foretell(status, ref, resume):
     """What ``held`` would come to."""
+    if "failure" in status:
+        return False, status["failure"]
     if status["ref"] == ref:
         return True, f"{status['held_by']} holds the deploy token (ref {ref})"
     if status["held_by"]:
@@ -361,22 +363,10 @@ def _again(ref, why):
 
 
 def _runner(function, **kwargs):
-    """
-    Run a runner and return its answer; what went wrong is one line under ``failed``.
-
-    Without ``full_return``, an exception in a runner and a runner that does not exist look like any text (3008.3).
-    """
+    """The answer of one of the token's runners, which always say who holds it."""
     kwargs = {key: value for key, value in kwargs.items() if value is not None}
-    try:
-        answer = __salt__["saltutil.runner"](function, full_return=True, **kwargs)
-    except Exception as error:  # a KeyError where there is no such runner
-        return {"failed": f"{function} cannot be run: {error!r}. Is it synced (`salt-run saltutil.sync_runners`)?"}
-    value = answer.get("return") if isinstance(answer, dict) else answer
-    if isinstance(value, dict) and answer.get("success") is True and not value.get("retcode") and "held_by" in value:
-        return value
-    if isinstance(value, dict) and value.get("message"):
-        return {"failed": value["message"]}
-    return {"failed": f"{function}: {(str(value).strip().splitlines() or ['no answer'])[-1]}"}
+    answer = __salt__["deployrunner.call"](function, **kwargs)
+    return answer if "held_by" in answer else {"failure": f"{function} did not say who holds the token", **answer}
 
 
 def _steps(running, function):

@@ -17,7 +17,7 @@ AIM_GATE = 5.0  # per cent
 AIM_WIKI = 3.0  # seconds between two requests of the gates
 FILES, COMMANDS = 60, 20
 TRIVIAL, BARE, GATED, DEPLOY = "trivial", "bare", "gated", "deploy"
-NOTHING, RUNNERS = "nothing", "runners"
+NOTHING, ONE, RUNNERS = "nothing", "one runner", "runners"
 PAGE = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 TOP = "base:\n  '*':\n    - deploytoken.gate\n    - site\n"
 # What a run past the gate says: not its executor, not its state.
@@ -90,20 +90,22 @@ def _runners(deploy):
 
 
 def _salts_own(fleet, bench, runners, rounds):
-    """What Salt takes for an orchestration that does nothing, and for one whose steps are so many idle runners."""
+    """What Salt takes for an orchestration that does nothing, and for one whose steps are runners that do nothing."""
     (fleet.states / "nothing.sls").write_text("nothing:\n  test.nop: []\n")
     step = "  salt.runner:\n    - name: test.arg\n"
-    (fleet.states / "runners.sls").write_text("".join(f"step {number}:\n{step}" for number in range(runners)))
+    for name, steps in (("one", 1), ("runners", runners)):
+        (fleet.states / f"{name}.sls").write_text("".join(f"step {number}:\n{step}" for number in range(steps)))
     functions = {
         TRIVIAL: functools.partial(fleet.ran, "test.arg", "x"),
         NOTHING: functools.partial(fleet.ran, "state.orchestrate", "nothing"),
+        ONE: functools.partial(fleet.ran, "state.orchestrate", "one"),
         RUNNERS: functools.partial(fleet.ran, "state.orchestrate", "runners"),
     }
-    bench.say(f"orchestrations of nothing, and of {runners} runners that do nothing, {rounds} rounds")
+    bench.say(f"orchestrations of nothing, and of 1 and {runners} runners that do nothing, {rounds} rounds")
     samples, _ = in_turn(functions, rounds)
     return {
         "runners": runners,
-        "beyond_trivial": difference(samples[RUNNERS], samples[TRIVIAL]),
+        "beyond_trivial": difference(samples[ONE], samples[TRIVIAL]),
         "rows": rows(samples, TRIVIAL),
     }
 
@@ -219,7 +221,8 @@ def page(found):
     names = {
         TRIVIAL: "none: `salt-run test.arg`",
         NOTHING: "that does nothing",
-        RUNNERS: f"of {own['runners']} runners that do nothing",
+        ONE: "of one runner that does nothing (`salt.runner`)",
+        RUNNERS: f"of {own['runners']} such runners",
     }
     salts = [
         [names[row["what"]], *words.both(row, words.seconds), *words.both(row["ratio"], words.times)]
@@ -249,9 +252,10 @@ and large in a short one. The last column says how long a highstate is of which 
 
 {words.table(heads, costs)}
 
-Of that, this much is Salt's own, whatever the steps do: to run an orchestration, and for each step that calls a runner
-to load a minion of the master's, grains included. The deploy calls {own["runners"]} runners. As a ratio to a trivial
-`salt-run`:
+Of that, what an orchestration of one runner takes is Salt's own, whatever it does: to run an orchestration, and to
+load all runners and a minion of the master's, grains included. Salt's `salt.runner` does the latter anew for each
+step. The deploy calls {own["runners"]} runners, and its steps share what the first of them loaded. As a ratio to a
+trivial `salt-run`:
 
 {words.table(["orchestration", "clock, s", "CPU, s", "ratio, clock", "CPU"], salts)}
 

@@ -238,9 +238,10 @@ How it grows:
 
 While nothing runs, Scrapyd is asked for its counts (`daemonstatus.json`) and not for its lists: its own CPU time for
 that is {own} finished jobs.
-As soon as something runs, only `listjobs.json` tells what, and Scrapyd sends all finished jobs along: as many as its
-`finished_to_keep` allows (100, unless configured otherwise). Idle sessions have to be read; the two rows of sessions
-ran one after the other, not in turn.
+What runs is told by the processes that Scrapyd started, as long as nothing is pending. What is pending is told by
+`listjobs.json` alone, and with that Scrapyd sends all finished jobs: as many as its `finished_to_keep` allows (100,
+unless configured otherwise). Idle sessions have to be read; the two rows of sessions ran one after the other, not in
+turn.
 """
 
 

@@ -76,6 +76,7 @@ def refused(done, code, reason):
 def test_every_code_comes_with_its_reason_and_without_the_key(desk, proxy, redmine, page):
     assert desk("deploytoken.doctor").code == 0
     taken = desk("deploytoken.acquire", "reason=upgrade PostgreSQL", "expect=2h").data
+    assert taken.pop("taken") is True
     assert set(taken) == {"held_by", "ref", "reason", "since", "expected_until", "version", "url"}
     shown = desk("deploytoken.status").data
     assert shown == {**taken, "age": shown["age"], "overdue": False, "job": None}

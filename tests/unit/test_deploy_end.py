@@ -45,7 +45,7 @@ class Orchestration:
         }
         self.module.__opts__ = {"test": False}
         self.module.__pillar__ = {"deploy": {"target": "it's", "reason": "upgrade"}}
-        self.module.__salt__ = {"saltutil.runner": self.runner}
+        self.module.__salt__ = steps.salt(self.runner)
 
     @property
     def reboots(self):
@@ -55,7 +55,7 @@ class Orchestration:
     def applied(self):
         return self.steps["deploystates_|-deploy_|-deploy_|-applied"]
 
-    def runner(self, function, full_return, **kwargs):
+    def runner(self, function, kwargs):
         self.told.append((function, kwargs))
         if self.release_fails:
             return {"success": True, "return": {"message": self.release_fails, "retcode": 6, "held_by": "Alice"}}

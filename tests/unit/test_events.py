@@ -18,8 +18,9 @@ def desk(tmp_path):
 def test_taking_the_token_is_one_event_and_confirming_it_is_none(desk):
     made, sent = desk
     taken = made.acquire("upgrade", ref="aaaaaaaa")
-    made.acquire("upgrade", ref="aaaaaaaa")
-    made.acquire("upgrade", ref="aaaaaaaa", resume=True)
+    assert taken.pop("taken") is True
+    assert made.acquire("upgrade", ref="aaaaaaaa") == {**taken, "taken": False}
+    assert made.acquire("upgrade", ref="aaaaaaaa", resume=True)["taken"] is False
 
     assert sent == [("acquired", taken)]
 

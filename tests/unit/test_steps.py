@@ -27,14 +27,13 @@ def run(name, answer, running=(), **more):
     state, _, function = name.partition(".")
     asked = []
 
-    def runner(function, full_return=False, **kwargs):
-        assert full_return is True
+    def runner(function, kwargs):
         asked.append(kwargs)
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    module = steps.load(state, opts={"test": False}, salt={"saltutil.runner": runner}, running=freeze(dict(running)))
+    module = steps.load(state, opts={"test": False}, salt=steps.salt(runner), running=freeze(dict(running)))
     return getattr(module, function)("step", **{**STEPS[name][0], **more}), asked
 
 
@@ -48,6 +47,7 @@ NO_ANSWERS = [
     None,
     "",
     "Exception occurred in runner: Traceback …\nKeyError: 'x'",
+    KeyError("busy.check"),
     {},
     {"return": None, "success": True},
     {"return": False, "success": True},
@@ -111,7 +111,14 @@ def test_those_are_deployed_who_were_asked_whether_they_are_idle():
 @pytest.mark.parametrize("word", ["subset", "allow_fail", "fail_minions", "expect_minions", "failhard", "tgt"])
 def test_what_makes_salt_state_succeed_without_a_minion_cannot_be_asked_for(word):
     deploy = {"target": "*", "reason": "x", word: True}
-    module = steps.load("deploytoken", pillar={"deploy": deploy})
+    module = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None))
     ret = module.requested("request")
     assert ret["result"] is False
     assert word in ret["comment"]
+
+
+def test_a_master_that_was_synced_by_halves_is_told_what_to_sync():
+    module = steps.load("deploytoken", pillar={"deploy": {"target": "*", "reason": "x"}}, salt={})
+    ret = module.requested("request")
+    assert ret["result"] is False
+    assert "salt-run saltutil.sync_all" in ret["comment"]

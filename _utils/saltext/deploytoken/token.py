@@ -205,7 +205,7 @@ class Token:
         if withdrawn:
             # Somebody's handler has let the signal pass; the token is given back all the same.
             raise KeyboardInterrupt
-        return answer
+        return {**answer, "taken": outcome.fresh}
 
     def _run(self, steps):
         """
