@@ -17,7 +17,7 @@ from tests.support.users import Users
 TITLE = "`busy.check` over many minions"
 AIM = 1.25
 AIM_MEMORY = 1.10
-SIZES = (1, 5, 20, 50)
+ROUNDS = {1: 5, 5: 5, 20: 5, 50: 3}  # by number of minions
 NEEDED = 200e6  # bytes of memory for a minion at work, whose jobs are processes of their own
 PEOPLE = 3
 PING, FLOOR = "`salt '*' test.ping`", "a trivial `salt-run`"
@@ -25,11 +25,10 @@ NOTHING, PROBES, LOOP = "nothing configured", "Scrapyd and tmux", "by hand"
 
 
 def run(bench):
-    sizes = SIZES[: bench.rounds(2, 4)]
+    sizes = list(ROUNDS)[: bench.rounds(2, 4)]
     # A real minion each, as far as memory goes; nothing is extrapolated.
     room = psutil.virtual_memory().available / NEEDED
     sizes, left_out = [[size for size in sizes if (size <= room) is fits] for fits in (True, False)]
-    rounds = bench.rounds(3, 5)
     scrapyd = Scrapyd(bench.path("scrapyd"))
     bench.stack.callback(scrapyd.stop)
     scrapyd.start(deploy=False)
@@ -39,6 +38,7 @@ def run(bench):
     found = []
     for size in sizes:
         fleet.grow(size)
+        rounds = bench.rounds(3, ROUNDS[size])
         ping = functools.partial(fleet.salt, "test.ping")
         for name, settings in ((NOTHING, None), (PROBES, asked)):
             _configure(fleet, settings)
