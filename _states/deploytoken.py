@@ -144,8 +144,8 @@ def held(name, reason, ref, resume=False, by=None, wait=None, test=False):
     test
         (bool) Take nothing, as ``test=True`` for the whole orchestration does.
 
-    Changes show the holder before and after. With ``test=True``, says who holds it, and fails if that is somebody
-    else.
+    Changes show who took it, unless the hold was only confirmed. With ``test=True``, says who holds it, and fails if
+    that is somebody else.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     if test or __opts__.get("test"):

@@ -76,6 +76,20 @@ def test_a_success_with_a_return_code_is_none(name):
     assert run(name, {"return": STEPS[name][1]})[0]["result"] is False
 
 
+def test_a_token_that_was_taken_is_a_change_and_one_that_was_confirmed_is_none():
+    token = STEPS["deploytoken.held"][1]
+    taken, _ = run("deploytoken.held", {"return": {**token, "taken": True}, "success": True})
+    assert taken["changes"] == {"held_by": {"old": None, "new": "Alice"}, "ref": REF}
+    confirmed, _ = run("deploytoken.held", {"return": {**token, "taken": False}, "success": True})
+    assert (confirmed["result"], confirmed["changes"]) == (True, {})
+
+
+def test_a_token_that_somebody_else_holds_is_refused_in_the_runner_s_words():
+    held = {"reason": "held", "message": "Bob holds the token; wait", "token": {"held_by": "Bob"}, "retcode": 3}
+    ret, _ = run("deploytoken.held", {"return": held, "success": False})
+    assert (ret["result"], ret["comment"], ret["changes"]) == (False, "Bob holds the token; wait", {})
+
+
 def applied(**changed):
     return run("deploystates.applied", {"return": {**APPLIED, **changed}, "success": True})[0]
 
