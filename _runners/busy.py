@@ -189,7 +189,7 @@ def _clear(minion, answer):
     if not isinstance(answer, dict) or not isinstance(answer.get("idle"), bool):
         return False
     lists = [answer.get(key) for key in ("checks", "blockers", "unknowns", "info")]
-    if not all(isinstance(one, list) for one in lists):
+    if not all(isinstance(one, list) for one in lists) or not str(answer.get("note")).isprintable():
         return False
     running = {"id": str, "probe": str, "what": str, "user": _TEXT, "ask": _TEXT, "age": _AGE}
     for key, needed in (("blockers", running), ("info", running), ("unknowns", {"probe": str, "why": str})):
@@ -201,9 +201,10 @@ def _clear(minion, answer):
 
 
 def _has(one, needed):
-    """Whether it has all of that, in the form that is sorted, counted and printed further on."""
+    """Whether it has all of that, as it is sorted and printed further on: busy.check's texts are plain lines."""
     return all(
-        key in one and type(one[key]) in (form if isinstance(form, tuple) else (form,)) for key, form in needed.items()
+        key in one and type(one[key]) in (form if isinstance(form, tuple) else (form,)) and str(one[key]).isprintable()
+        for key, form in needed.items()
     )
 
 

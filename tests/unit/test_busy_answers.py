@@ -64,6 +64,14 @@ def test_a_clean_return_is_an_answer(code):
         *({**IDLE, "idle": False, "blockers": [{**BLOCKER, "age": age}]} for age in ("5", float("nan"), True)),
         *({**IDLE, "idle": False, "blockers": [{**BLOCKER, key: ["x"]}]} for key in BLOCKER),
         {**IDLE, "info": [{"what": "x"}]},
+        # Nothing that a terminal would obey.
+        {**IDLE, "note": "\x1b[2J"},
+        {**IDLE, "info": [{**BLOCKER, "what": "a\nkf: idle"}]},
+        *(
+            {**IDLE, "idle": False, "blockers": [{**BLOCKER, key: "kf/\x1b[2J"}]}
+            for key in ("id", "what", "user", "ask")
+        ),
+        {**IDLE, "idle": False, "unknowns": [{"probe": "p", "why": "\x1b[2J"}]},
     ],
 )
 def test_an_answer_that_is_not_busy_checks_or_contradicts_itself_is_none(answer):
