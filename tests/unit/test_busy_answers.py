@@ -97,3 +97,14 @@ def test_pending_jobs_are_stuck_only_where_nothing_runs():
     left = [job("a", "1", "running"), job("a", "2", "pending"), job("b", "3", "pending"), {"id": "b/tmux/x"}]
 
     assert runner._idling(left) == ["b/scrapyd/3"]
+
+
+@pytest.mark.parametrize(
+    "states",
+    [
+        *({}, [], "No matching sls", {"a": {}}, {"a": 5}, {"a": {"answer": None}}),
+        {"a": {"answer": IDLE}, "b": {"result": False}},
+    ],
+)
+def test_a_run_of_states_that_does_not_say_it_is_no_answer(states):
+    assert runner._clear("kf", runner._of_state(states)) is False
