@@ -41,7 +41,7 @@ def site(cluster, probe, tmp_path):
     cluster.sls("work", {"work": {"file.touch": unless}, "broken": {"test.fail_without_changes": broken}})
     cluster.sls("part", {"part": {"file.touch": [{"name": str(tmp_path / "part")}]}})
     cluster.pillar_of("docs", busy={"counter": {"path": str(counter)}})
-    cluster.salt("*", "saltutil.refresh_pillar", wait=True)
+    cluster.ask("*", "saltutil.refresh_pillar", wait=True)
     return cluster
 
 

@@ -20,7 +20,7 @@ def configure(cluster):
 
     def configure(busy):
         cluster.pillar_of("kingfisher-main", busy=busy)
-        cluster.salt("*", "saltutil.refresh_pillar", wait=True)
+        cluster.ask("*", "saltutil.refresh_pillar", wait=True)
 
     configure({})
     return configure
@@ -113,7 +113,7 @@ def test_a_silent_minion_blocks_and_is_named(cluster):
     assert "docs did not answer" in answer.data["message"]
     assert "kingfisher-main" in answer.data["minions"]
     assert consented.code == 7
-    until(lambda: "docs" in (cluster.salt("docs", "test.ping").data or {}), 60, "docs to be back")
+    until(lambda: "docs" in cluster.ask("docs", "test.ping", timeout=2), 60, "docs to be back")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from tests.support.deploy import REASON, STEPS, comment, deploy, held, results, variant
-from tests.support.salt import CHECKOUT, states
+from tests.support.salt import states
 
 
 def test_a_deploy_goes_from_the_repositories_to_the_history(site, redmine):
@@ -129,14 +129,10 @@ def test_a_token_held_by_bob_stops_the_deploy(site, redmine):
 
 def test_a_minion_that_does_not_answer_stops_the_deploy(site, redmine):
     before = redmine.text(site.page)
-    daemon = site.minion("silent", module_dirs=[str(CHECKOUT)])
-    daemon.terminate()
-    try:
-        answer = deploy(site, target="docs,silent", target_type="list")
-    finally:
-        site.dismiss("silent")
+    with site.ghost():
+        answer = deploy(site, target="docs,ghost", target_type="list")
     assert answer.code == 1
-    assert "silent" in comment(answer, "idle")
+    assert "ghost" in comment(answer, "idle")
     assert not site.changed.exists()
     assert redmine.text(site.page) == before
 

@@ -1,14 +1,12 @@
 """However a deploy ends: the token, the History, the exit code and the message agree on what happened."""
 
 import os
-import pathlib
-import shutil
 import signal
 import subprocess
 
 import pytest
 
-from tests.support.deploy import BOTH, REASON, comment, deploy, held, results, step, stopped, variant
+from tests.support.deploy import BOTH, IMPATIENT, REASON, comment, deploy, held, results, step, stopped, variant
 from tests.support.wait import until
 
 
@@ -66,8 +64,8 @@ def test_a_token_that_is_taken_over_between_two_batches_stops_the_next(site, red
 
 
 @pytest.mark.parametrize("on_failure", ["hold", "release"])
-def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midway, on_failure, redmine):
-    deploying = midway.start(on_failure=on_failure)
+def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midway, on_failure, redmine, tmp_path):
+    deploying = midway.start(variant(site, tmp_path / "etc", **IMPATIENT), on_failure=on_failure)
     midway.begun()
     if on_failure == "hold":
         with stopped(site.minions["docs"]):
@@ -87,15 +85,12 @@ def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midw
     assert entries(site, redmine) == []
 
 
-def test_a_batch_with_a_minion_down_is_never_a_success(site):
-    # The key is accepted, and nobody answers. With `batch` and `subset`, salt.state succeeds here.
-    keys = pathlib.Path(site.master.config["pki_dir"]) / "minions"
-    shutil.copy(keys / "docs", keys / "ghost")
-    try:
-        ref = site.run("deploytoken.acquire", reason=REASON).data["ref"]
-        answer = site.run("deploystates.apply", target="docs,ghost", target_type="list", ref=ref, batch=1)
-    finally:
-        (keys / "ghost").unlink()
+def test_a_batch_with_a_minion_down_is_never_a_success(site, tmp_path):
+    # With `batch` and `subset`, salt.state succeeds here.
+    config = variant(site, tmp_path / "etc", **IMPATIENT)
+    ref = site.run("deploytoken.acquire", reason=REASON).data["ref"]
+    with site.ghost():
+        answer = config.run("deploystates.apply", target="docs,ghost", target_type="list", ref=ref, batch=1)
     assert (answer.code, answer.data["reason"]) == (9, "failed"), answer
     assert answer.data["failed"] == ["ghost"]
     assert answer.data["minions"]["docs"]["result"] is True

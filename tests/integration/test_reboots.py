@@ -133,11 +133,11 @@ def test_nobody_reboots_without_the_token_nor_over_somebody_elses_work(held, mac
     assert (answer.code, answer.data["reason"]) == (4, "not_yours"), answer
 
     held.pillar_of("web1", busy={"missing": {}})
-    held.salt("web1", "saltutil.refresh_pillar", wait=True)
+    held.ask("web1", "saltutil.refresh_pillar", wait=True)
     answer = reboot(held, "web1")
     assert (answer.code, answer.data["reason"]) == (7, "busy"), answer
     held.pillar_of("web1")
-    held.salt("web1", "saltutil.refresh_pillar", wait=True)
+    held.ask("web1", "saltutil.refresh_pillar", wait=True)
 
     # The hold ends while the first of two reboots.
     check = {"function": "file.file_exists", "arg": [str(machines[0].folder / "well")]}

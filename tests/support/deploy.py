@@ -36,6 +36,10 @@ def comment(answer, name):
     return step(answer, name)["comment"]
 
 
+#: What salt-run waits for somebody who is silent.
+IMPATIENT = {"timeout": 2, "gather_job_timeout": 2}
+
+
 def variant(site, folder, **options):
     """The site's master with other options; for what ``salt-run`` reads itself."""
     folder = pathlib.Path(folder)
@@ -88,7 +92,7 @@ class Midway:
         until(self._nothing_runs, timeout=120, what="the states to end")
 
     def _nothing_runs(self):
-        answers = self.site.salt("docs,kingfisher-main", "state.running", target_type="list").data or {}
+        answers = self.site.ask("docs,kingfisher-main", "state.running", target_type="list")
         return len(answers) == 2 and not any(answers.values())
 
 

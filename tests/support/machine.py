@@ -94,7 +94,9 @@ class Machine:
 
     def up(self):
         """Wait until its minion answers."""
-        until(lambda: self._cluster.salt(self.id, "test.ping").data == {self.id: True}, 90, f"{self.id} to answer")
+        until(
+            lambda: self._cluster.ask(self.id, "test.ping", timeout=2) == {self.id: True}, 90, f"{self.id} to answer"
+        )
         return self
 
     def forget(self):

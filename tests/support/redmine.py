@@ -7,6 +7,7 @@ The migrated and seeded database is cached (migrating takes 15 s, copying nothin
 """
 
 import contextlib
+import fcntl
 import hashlib
 import itertools
 import json
@@ -98,18 +99,22 @@ class Redmine:
     def _prepare(self):
         stamp = hashlib.sha256(SEED.read_bytes() + (HOME / "lib/redmine/version.rb").read_bytes()).hexdigest()[:16]
         database, keys = self.cache / f"{stamp}.sqlite3", self.cache / f"{stamp}.json"
-        if not (database.exists() and keys.exists()):
-            self.cache.mkdir(parents=True, exist_ok=True)
-            seeded = self.folder / "keys.json"
-            self._bundle("rake", "db:migrate", SCHEMA=str(self.folder / "schema.rb"))
-            self._bundle("rails", "runner", SEED, SEED_KEYS=str(seeded))
-            # Under a name of its own first: two test sessions may fill the cache at once.
-            for made, kept in ((self.database, database), (seeded, keys)):
-                partial = kept.with_name(f"{kept.name}.{os.getpid()}")
-                shutil.copyfile(made, partial)
-                partial.replace(kept)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        with (self.cache / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the other lane of script/test waits, and has it from the cache
+            if not (database.exists() and keys.exists()):
+                self._fill(database, keys)
         shutil.copyfile(database, self.database)
         self.keys = json.loads(keys.read_text())
+
+    def _fill(self, database, keys):
+        seeded = self.folder / "keys.json"
+        self._bundle("rake", "db:migrate", SCHEMA=str(self.folder / "schema.rb"))
+        self._bundle("rails", "runner", SEED, SEED_KEYS=str(seeded))
+        for made, kept in ((self.database, database), (seeded, keys)):
+            partial = kept.with_name(f"{kept.name}.partial")  # not taken for whole when this is interrupted
+            shutil.copyfile(made, partial)
+            partial.replace(kept)
 
     def _bundle(self, *command, **environment):
         done = subprocess.run(

@@ -1,6 +1,9 @@
 # Fills a fresh, private Redmine for the tests; run with "rails runner". Writes the API keys as JSON to $SEED_KEYS.
 require "json"
 
+# No letters: their threads have connections of their own, which can find the database locked.
+ActiveJob::Base.queue_adapter = :test
+
 Setting.rest_api_enabled = "1"
 Setting.default_language = "en"
 Setting.notified_events = []

@@ -13,6 +13,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 
@@ -87,6 +88,7 @@ class Config:
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
+        self._background = []
 
     @classmethod
     def make(cls, base, deploytoken=None, file_roots=(), **options):
@@ -162,7 +164,7 @@ class Config:
     def popen(self, function, *positional, **named):
         """``salt-run`` in the background, for tests of what happens meanwhile: a Popen with text pipes."""
         program = pathlib.Path(sys.executable).with_name("salt-run")
-        return subprocess.Popen(
+        started = subprocess.Popen(
             [program, "-c", self.folder, "--out=json", function, *arguments(positional, named)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -170,6 +172,8 @@ class Config:
             text=True,
             cwd="/",
         )
+        self._background.append(started)
+        return started
 
     def orchestrate(self, sls="deploytoken.deploy", /, timeout=300, out="json", test=None, **deploy):
         """``salt-run state.orchestrate SLS pillar='{"deploy": {…}}'``; the named arguments are the deploy's."""
@@ -246,6 +250,24 @@ class Cluster(Config):
         words = arguments(positional, named)
         return self.command("salt", "--static", "-t", str(timeout), *types, target, function, *words)
 
+    def ask(self, target, function, *positional, timeout=60, target_type="glob", **named):
+        """The answers by minion: as with ``salt``, and without the seconds that a process of its own takes."""
+        from salt.client import LocalClient
+
+        with LocalClient(str(self.folder / "master")) as client:
+            patience = {"timeout": timeout, "gather_job_timeout": timeout}
+            return client.cmd(target, function, positional, tgt_type=target_type, kwarg=named, **patience)
+
+    @contextlib.contextmanager
+    def ghost(self, minion_id="ghost"):
+        """A minion whose key is accepted, and that is not there, inside the block."""
+        keys = pathlib.Path(self.master.config["pki_dir"]) / "minions"
+        shutil.copy(keys / "docs", keys / minion_id)
+        try:
+            yield minion_id
+        finally:
+            (keys / minion_id).unlink()
+
     def call(self, minion_id, function, *positional, **named):
         """``salt-call`` with the minion's configuration; ``.data["local"]`` is the answer."""
         config = Config(self.minions[minion_id].config_dir)
@@ -299,7 +321,10 @@ class Cluster(Config):
         (self.pillar / "test.sls").write_text(yaml.safe_dump(data))
 
     def clean(self):
-        """Remove what tests wrote into the writable roots."""
+        """End what a test that failed left in the background, and remove what tests wrote into the writable roots."""
+        while self._background:
+            with self._background.pop() as started:
+                started.kill()
         for root in (self.states, self.other, self.pillar):
             for path in root.rglob("*.sls"):
                 path.unlink()

@@ -106,9 +106,9 @@ def test_every_key_of_an_orchestration_stands_in_the_procedure():
 
 
 def runner_functions():
-    for path in sorted((ROOT / "_runners").glob("*.py")):
-        for function in functions(path):
-            yield pytest.param(path.stem, function, id=f"{path.stem}.{function.name}")
+    paths = sorted((ROOT / "_runners").glob("*.py"))
+    found = [(path.stem, function) for path in paths for function in functions(path)]
+    return [pytest.param(module, function, id=f"{module}.{function.name}") for module, function in found]
 
 
 @pytest.mark.parametrize(("module", "function"), runner_functions())
