@@ -37,13 +37,12 @@ Each step fires an event on the master's bus: ``deploytoken/acquired``, ``releas
 """
 
 import logging
-import os
 import re
 import socket
 import sys
 from pathlib import Path
 
-from saltext.deploytoken import config, door, glass
+from saltext.deploytoken import config, door, glass, jobs
 
 log = logging.getLogger(__name__)
 
@@ -62,13 +61,12 @@ def status():
 
     Returns ``held_by`` (None when free), ``ref``, ``reason``, ``since``, ``expected_until``, ``age`` (seconds),
     ``overdue`` (held longer than the holder expected), ``version`` and ``url`` of the page, and ``job``: None, or for
-    a hold taken by an orchestration its ``jid`` and whether it is still ``running`` (None where this master cannot
-    tell). Fails with ``store`` or ``invalid``.
+    a hold under which an orchestration runs or ran its ``jid``, and whether it is still ``running`` (None where this
+    master cannot tell). Fails with ``store`` or ``invalid``.
     """
     with _token() as token:
         answer = token.status()
-    if answer["job"]:
-        answer["job"]["running"] = _runs(answer["job"]["jid"])
+    answer["job"] = jobs.job(__opts__, answer["ref"], (answer["job"] or {}).get("jid"))
     return answer
 
 
@@ -112,16 +110,20 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
         raise _invalid(f"jid: {jid!r} is not a job's id of 20 digits; leave it out when typing this by hand")
     if resume and ref is None:
         raise _invalid("ref: needed to resume; `salt-run deploytoken.status` shows it")
+    jid = jid or jobs.orchestration(__opts__["cachedir"])
     with _token() as token:
-        return token.acquire(
+        answer = token.acquire(
             reason,
             _name(name),
             ref,
             resume,
             expect=door.duration(expect, "expect"),
             wait=door.duration(wait, "wait"),
-            jid=jid or _orchestration(),
+            jid=jid,
         )
+    if jid:
+        jobs.note(__opts__["cachedir"], answer["ref"], jid)
+    return answer
 
 
 @door.command
@@ -322,50 +324,6 @@ def _master_listens():
         except OSError:
             return False
     return True
-
-
-def _orchestration():
-    """
-    Return the id of the orchestration that this process carries out, or None.
-
-    Salt tells its steps another one (3008.3, runners/state.py), so look into the files it keeps while they run.
-    """
-    import salt.payload
-
-    found = []
-    for path in (Path(__opts__["cachedir"]) / "proc").glob("[0-9]*"):
-        try:
-            job = salt.payload.loads(path.read_bytes())
-            if job["pid"] == os.getpid() and job["fun"].startswith("runner.state.orch"):
-                found.append(path.name)
-        except Exception:
-            # Of other jobs, which end meanwhile.
-            log.debug("The file %s cannot be read", path, exc_info=True)
-    return found[0] if len(found) == 1 else None
-
-
-def _runs(jid):
-    """
-    Return whether the job still runs on this master; None where it cannot be told.
-
-    While a runner runs, Salt keeps a file with its process id; afterwards, what it returned. A job of another master
-    has neither here.
-    """
-    import salt.payload
-    import salt.utils.jid
-
-    try:
-        pid = int(salt.payload.loads((Path(__opts__["cachedir"]) / "proc" / jid).read_bytes())["pid"])
-        # As Salt itself looks: process ids are used again.
-        return b"salt" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    except (FileNotFoundError, ProcessLookupError) as exc:
-        if str(exc.filename).startswith("/proc/"):
-            return False
-        known = salt.utils.jid.jid_dir(jid, str(Path(__opts__["cachedir"]) / "jobs"), __opts__["hash_type"])
-        return False if os.path.isdir(known) else None
-    except Exception:
-        log.debug("The file of job %s cannot be read", jid, exc_info=True)
-        return None
 
 
 def _for_programs():

@@ -241,18 +241,27 @@ def test_an_event_that_cannot_be_sent_fails_nothing(salt):
     assert salt.retcode == 0
 
 
-def test_status_tells_whether_the_job_that_took_the_token_still_runs(config, tmp_path):
+def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_still_runs(config, tmp_path):
     states = tmp_path / "states"
     states.mkdir()
-    (states / "slow.sls").write_text(
-        "token:\n  deploytoken.held:\n    - reason: upgrade\n    - ref: aaaaaaaa\n"
-        f"wait:\n  cmd.run:\n    - name: 'until [ -e {tmp_path}/go ]; do sleep 0.1; done'\n"
-    )
+    for name, resume in (("slow", False), ("again", True)):
+        wait = f"touch {tmp_path}/{name}; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
+        (states / f"{name}.sls").write_text(
+            f"token:\n  deploytoken.held:\n    - reason: upgrade\n    - ref: aaaaaaaa\n    - resume: {resume}\n"
+            f"wait:\n  cmd.run:\n    - name: '{wait}'\n"
+        )
     config.update(file_roots={"base": [str(states)]})
     jobs = tmp_path / "master0/cache/proc"
-    deploy = config.popen("state.orchestrate", "slow")
-    try:
-        until(lambda: ok(config.run("deploytoken.status"))["ref"] == "aaaaaaaa", 60, "the orchestration to take it")
+    with contextlib.ExitStack() as stack:
+
+        def start(name):
+            deploy = config.popen("state.orchestrate", name)
+            stack.callback(deploy.communicate, timeout=60)
+            stack.callback((tmp_path / "go").touch)
+            until((tmp_path / name).exists, 60, f"the orchestration {name} to have the token")
+            return deploy
+
+        deploy = start("slow")
         if not any(jobs.iterdir()):
             # Salt 3006.28 keeps no file there for its own runners: then it cannot be told, and nothing is claimed.
             assert ok(config.run("deploytoken.status"))["job"] is None
@@ -263,10 +272,17 @@ def test_status_tells_whether_the_job_that_took_the_token_still_runs(config, tmp
         (tmp_path / "go").touch()
         deploy.communicate(timeout=60)
         assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": False}
-    finally:
-        (tmp_path / "go").touch()
-        if deploy.poll() is None:
-            deploy.communicate(timeout=60)
+
+        # Under the same hold, by another job, which is killed; and the master's maintenance cleans up after it.
+        (tmp_path / "go").unlink()
+        deploy = start("again")
+        again = min(jobs.iterdir(), key=lambda path: path.name)
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": True}
+        deploy.kill()
+        deploy.wait()
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": False}
+        again.unlink()
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": False}
 
 
 def test_status_says_that_a_killed_job_does_not_run_and_nothing_about_one_of_another_master(salt, tmp_path):
