@@ -9,10 +9,12 @@ orchestration ``deploytoken/deploy.sls`` and run on the master, where they reach
 This file depends on nothing but Salt: it travels to the minions alone.
 """
 
+import atexit
 import copy
 import json
 import re
 import shlex
+import sys
 
 # What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
 REQUEST = (
@@ -152,17 +154,22 @@ def held(name, reason, ref, resume=False, by=None, wait=None, test=False):
         status = _runner("deploytoken.status")
         ret["result"], ret["comment"] = _foretell(status, ref, resume)
         return ret
+    what = "`salt-run deploytoken.status` tells whether the deploy was ended before or after it was taken"
+    _tell_at_exit(f"The deploy token may be held (ref {ref}): {what}.", ref, reason)
     answer = _runner("deploytoken.acquire", reason=reason, ref=ref, resume=resume, name=by, wait=wait)
     if "failure" in answer:
         ret["comment"] = answer["failure"]
     elif answer.get("ref") != ref:
         ret["comment"] = f"The token was asked for under ref {ref}, and answered with {answer.get('ref')}."
     else:
+        _tell_at_exit(f"The deploy token stays held (ref {ref}): the deploy was ended in the middle.", ref, reason)
         ret["result"], ret["ref"] = True, ref
         ret["comment"] = f"{answer['held_by']} holds the deploy token (ref {ref})"
         if answer.get("taken") is not False:
             # Only a free token can be taken.
             ret["changes"] = {"held_by": {"old": None, "new": answer["held_by"]}, "ref": ref}
+    if not ret["result"]:
+        atexit.unregister(_say)
     return ret
 
 
@@ -210,28 +217,9 @@ def released(name, reason, ref, resumed=False, on_failure="hold", test=False):
         ret["result"] = None
         ret["comment"] = "The token would be released, with an entry in the History."
         return ret
-    running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
-    began, trouble, at_it, over = _outcome(running)
-    if over:
-        ret["comment"] = f"The hold {ref} was ended while this deploy ran: {trouble}."
-        ret["next"] = [_again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")]
-        return ret
-    if trouble and (at_it or (resumed if not began else on_failure != "release")):
-        ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}."
-        if at_it:
-            ret["next"] = [("To see what still runs", f"salt -L {','.join(at_it)} state.running")]
-        return _with_ways_on(ret, ref, reason)
-    summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
-    consent = _consent(running) if began else None
-    rebooted = [words for step in _steps(running, "deployreboots.done") for words in step.get("rebooted") or []]
-    summary = _short(summary)
-    answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
-    if "failure" in answer:
-        ret["comment"] = f"The deploy token is not released: {answer['failure']}"
-        return _with_ways_on(ret, ref, reason)
-    ret["result"] = True
-    ret["comment"] = f"Released. The History says: {answer.get('entry')}"
-    ret["changes"] = {"held_by": {"old": ref, "new": answer.get("held_by")}, "entry": answer.get("entry")}
+    ret.update(_ended(reason, ref, resumed, on_failure))
+    # From here on, this comment has the words.
+    atexit.unregister(_say)
     return ret
 
 
@@ -294,6 +282,33 @@ def _foretell(status, ref, resume):
     return (False, f"The hold {ref} is over") if resume else (None, "The deploy token would be acquired")
 
 
+def _ended(reason, ref, resumed, on_failure):
+    """End the deploy as :py:func:`released` says, and return what differs in its return."""
+    ret = {"result": False, "changes": {}}
+    running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
+    began, trouble, at_it, over = _outcome(running)
+    if over:
+        ret["comment"] = f"The hold {ref} was ended while this deploy ran: {trouble}."
+        ret["next"] = [_again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")]
+        return ret
+    if trouble and (at_it or (resumed if not began else on_failure != "release")):
+        ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}."
+        ret["next"] = _looks(running, at_it)
+        return _with_ways_on(ret, ref, reason)
+    summary = reason if not trouble else f"{reason} ({'FAILED' if began else 'nothing deployed'}: {trouble})"
+    consent = _consent(running) if began else None
+    rebooted = [words for step in _steps(running, "deployreboots.done") for words in step.get("rebooted") or []]
+    summary = _short(summary)
+    answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
+    if "failure" in answer:
+        ret["comment"] = f"The deploy token is not released: {answer['failure']}"
+        return _with_ways_on(ret, ref, reason)
+    ret["result"] = True
+    ret["comment"] = f"Released. The History says: {answer.get('entry')}"
+    ret["changes"] = {"held_by": {"old": ref, "new": answer.get("held_by")}, "entry": answer.get("entry")}
+    return ret
+
+
 def _outcome(running):
     """
     How the deploy went: whether it began on any minion; what went wrong, or an empty string; the minions that may
@@ -322,6 +337,20 @@ def _outcome(running):
     return True, "; ".join(failed), sorted(at_it), "not_yours" in reasons
 
 
+def _looks(running, at_it):
+    """The commands that show who is still at it: who is at the states, and who reboots as ordered."""
+    steps = [step for step in _steps(running, "deployreboots.done") if step.get("reason") == "interrupted"]
+    ordered = [minion for step in steps for minion in step["away"]]
+    states = [minion for minion in at_it if not any(minion in step["left"] for step in steps)]
+    looks = []
+    if states:
+        looks.append(("To see what still runs", f"salt -L {','.join(states)} state.running"))
+    if ordered:
+        ssh = " ssh=True" if __pillar__["deploy"].get("ssh") else ""
+        looks.append(("To see who is back", f"salt-run deployreboots.ids {','.join(ordered)} target_type=list{ssh}"))
+    return looks
+
+
 def _expected(running):
     """The minions that the target meant, as the busy checks found them on the master's list."""
     return {minion for step in _steps(running, "busy.idle") for minion in step.get("expected") or []}
@@ -340,13 +369,26 @@ def _consent(running):
 def _with_ways_on(ret, ref, reason):
     """Add the commands that go on from a token that is kept."""
     release = f"salt-run deploytoken.release ref={ref} summary={shlex.quote(reason)}"
-    ret["next"] = [
-        *ret.get("next", []),
-        _again(ref, "To run again under the same hold"),
-        ("To release it", release),
-    ]
+    again = [_again(ref, "To run again under the same hold")] if __pillar__.get("deploy") else []
+    ret["next"] = [*ret.get("next", []), *again, ("To release it", release)]
     ret["comment"] = "\n".join([ret["comment"], *(f"{why}: {command}" for why, command in ret["next"])])
     return ret
+
+
+def _tell_at_exit(what, ref, reason):
+    """
+    Have this told, with the commands that go on, if Python ends before the deploy does.
+
+    Ctrl-C and SIGTERM are noticed by the runner that is at work. Between two steps there is none, and Salt ends
+    without a word of the token (3008.3).
+    """
+    atexit.unregister(_say)
+    ways = _with_ways_on({"comment": what}, ref, reason)
+    atexit.register(_say, ways["comment"])
+
+
+def _say(text):
+    print(f"\n{text}", file=sys.stderr, flush=True)
 
 
 def _again(ref, why):

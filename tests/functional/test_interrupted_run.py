@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -88,3 +89,80 @@ def test_a_token_that_is_just_being_taken_is_given_back(tmp_path, place, acquire
     check_answer(tmp_path, operator)
     assert place.text() == before
     assert len(place.versions()) == 3
+
+
+DEPLOY = {"target": "web*", "reason": "upgrade"}
+STEPS = """
+token:
+  deploytoken.held:
+    - reason: upgrade
+    - ref: aaaaaaaa
+between:
+  cmd.run:
+    - name: 'touch {0}/begun; until [ -e {0}/go ]; do sleep 0.1; done'
+cleanup:
+  deploytoken.released:
+    - reason: upgrade
+    - ref: aaaaaaaa
+    - resumed: True
+"""
+
+
+@pytest.fixture
+def between(tmp_path, place):
+    """An orchestration's configuration that waits between two steps of ours; ``between()`` runs it, and waits too."""
+    states = tmp_path / "states"
+    states.mkdir()
+    (states / "steps.sls").write_text(STEPS.format(tmp_path))
+    made = Config.make(tmp_path / "salt", file_roots=[states], **place.options("alice"))
+
+    def start():
+        started = made.popen("state.orchestrate", "steps", pillar={"deploy": DEPLOY})
+        until((tmp_path / "begun").exists, 60, "the step between two of ours")
+        return started
+
+    start.run = made.command
+    try:
+        yield start
+    finally:
+        (tmp_path / "go").touch()
+
+
+def ways_on(stderr):
+    """The commands that a person is told, by their beginnings."""
+    lines = [line.partition(": ") for line in stderr.splitlines() if line.startswith("To ")]
+    return {why: shlex.split(command) for why, _, command in lines}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_whoever_interrupts_between_two_steps_is_told_once_that_the_token_stays_held(place, between, number):
+    deploy = between()
+    deploy.send_signal(number)
+    _, stderr = deploy.communicate(timeout=60)
+    assert deploy.returncode == 1
+    assert "ref aaaaaaaa" in place.text()
+    assert stderr.count("The deploy token stays held (ref aaaaaaaa): the deploy was ended in the middle.") == 1
+    told = ways_on(stderr)
+    assert sorted(told) == ["To release it", "To run again under the same hold"]
+    again = told["To run again under the same hold"]
+    assert again[:3] == ["salt-run", "state.orchestrate", "deploytoken.deploy"]
+    assert json.loads(again[3].removeprefix("pillar="))["deploy"] == {**DEPLOY, "ref": "aaaaaaaa"}
+    released = between.run(*told["To release it"])
+    assert released.code == 0, released
+    assert "Held by: nobody" in place.text()
+
+
+def test_a_terminal_that_goes_away_between_two_steps_leaves_the_token_held(place, between):
+    deploy = between()
+    deploy.send_signal(signal.SIGHUP)
+    deploy.communicate(timeout=60)
+    assert deploy.returncode == -signal.SIGHUP
+    assert "ref aaaaaaaa" in place.text()
+
+
+def test_a_deploy_that_comes_to_its_end_tells_there_what_goes_on_and_not_once_more(tmp_path, place, between):
+    (tmp_path / "go").touch()
+    stdout, stderr = between().communicate(timeout=60)
+    assert "The deploy token stays held (ref aaaaaaaa): no state was applied." in stdout
+    assert "ref aaaaaaaa" in place.text()
+    assert "To release it" not in stderr

@@ -227,8 +227,11 @@ def test_on_failure_release_says_who_has_not_come_back(orchestration):
 
 def test_an_interruption_between_reboots_keeps_the_token_held(orchestration):
     stuck(orchestration)
-    orchestration.reboots["reason"] = "interrupted"
+    orchestration.reboots.update(reason="interrupted", away={"b": "was ordered to reboot, and does so all the same"})
     kept(orchestration, on_failure="release")
+    looks = dict(orchestration.released()["next"])
+    assert looks["To see who is back"] == "salt-run deployreboots.ids b target_type=list"
+    assert "To see what still runs" not in looks
 
 
 def test_a_release_that_fails_says_how_to_release(orchestration):

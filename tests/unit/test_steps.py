@@ -5,6 +5,10 @@ What Salt makes of runners that fail (measured on 3008.3): without ``full_return
 with it ``success: True`` for whatever a runner returned, ``False`` and ``None`` included, and for a ``TypeError``.
 """
 
+import atexit
+import subprocess
+import sys
+
 import pytest
 from salt.utils.immutabletypes import freeze
 
@@ -33,8 +37,13 @@ def run(name, answer, running=(), **more):
             raise answer
         return answer
 
-    module = steps.load(state, opts={"test": False}, salt=steps.salt(runner), running=freeze(dict(running)))
-    return getattr(module, function)("step", **{**STEPS[name][0], **more}), asked
+    salt = steps.salt(runner)
+    module = steps.load(state, opts={"test": False}, pillar={}, salt=salt, running=freeze(dict(running)))
+    try:
+        return getattr(module, function)("step", **{**STEPS[name][0], **more}), asked
+    finally:
+        if name == "deploytoken.held":
+            atexit.unregister(module._say)  # these tests end as well, without a deploy
 
 
 @pytest.mark.parametrize("name", STEPS)
@@ -136,3 +145,37 @@ def test_a_master_that_was_synced_by_halves_is_told_what_to_sync():
     ret = module.requested("request")
     assert ret["result"] is False
     assert "salt-run saltutil.sync_all" in ret["comment"]
+
+
+INTERRUPTED = """
+import sys
+from tests.support import steps
+
+def runner(function, kwargs):
+    if function == sys.argv[1]:
+        raise SystemExit(0)  # as Salt does on Ctrl-C and SIGTERM
+    return {"return": {"held_by": "Alice", "ref": "f9c2a1b0"}, "success": sys.argv[1] != "refused"}
+
+pillar = {"deploy": {"target": "web*", "reason": "it's"}}
+module = steps.load("deploytoken", opts={"test": False}, pillar=pillar, salt=steps.salt(runner), running={})
+module.held("token", "it's", "f9c2a1b0")
+if sys.argv[1] == "end":
+    module.released("cleanup", "it's", "f9c2a1b0")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("between two steps", "The deploy token stays held (ref f9c2a1b0): the deploy was ended in the middle.\n"),
+        ("deploytoken.acquire", "The deploy token may be held (ref f9c2a1b0): "),
+        ("refused", ""),
+        ("end", ""),
+    ],
+)
+def test_whoever_ends_python_between_two_steps_is_told_of_the_hold_and_nobody_else(end, told):
+    done = subprocess.run([sys.executable, "-c", INTERRUPTED, end], cwd=steps.CHECKOUT, capture_output=True, text=True)
+    assert done.returncode == 0, done
+    assert done.stderr.strip().startswith(told.strip())
+    assert ("salt-run deploytoken.release ref=f9c2a1b0" in done.stderr) is bool(told)
+    assert ('"ref": "f9c2a1b0"' in done.stderr) is bool(told)
