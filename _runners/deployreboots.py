@@ -11,7 +11,7 @@ they are still idle.
 The exit codes are those of all runners of this extension: 4 (``not_yours``) when the token is not held under that ref
 any more, 7 (``busy``) when something runs that a reboot would interrupt, and 9 (``failed``) when a server gives no
 boot id, does not come back, or is not well. After Ctrl-C (130), a server that was ordered to reboot does so all the
-same.
+same, and is named.
 """
 
 import sys
@@ -21,7 +21,7 @@ from saltext.deploytoken import door, errors
 
 
 @door.command
-def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False):
+def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=None):
     """
     Say which boot the minions are in, and who does not answer. Nothing is changed on them.
 
@@ -40,10 +40,14 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False):
         How long to wait for who does not answer or has a shutdown scheduled, such as ``5m``. Default: not at all.
     ssh
         Ask over salt-ssh those who are in the roster, with no master running.
+    fresh (dict)
+        For orchestrations: after states, what this returned as ``fresh`` before them, of those that they left as they
+        were. Of all others, it is forgotten.
 
     Returns ``boots`` (by minion), ``here`` (the minions with the boot id of this very machine), and with ``ref``
-    ``rebooted``: by minion, ``ordered`` if :py:func:`reboot` did it, or ``by itself``. If somebody does not answer,
-    exits with code 9 and has ``failed`` as well: by minion, why.
+    ``rebooted``: by minion, ``ordered`` if :py:func:`reboot` did it, or ``by itself``; and ``fresh``: who has rebooted
+    since :py:func:`reboot` ordered it, with the boot id from before. If somebody does not answer, exits with code 9
+    and has ``failed`` as well: by minion, why.
     """
     from saltext.deploytoken import minions, reboots
 
@@ -55,6 +59,8 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False):
     here = reboots.here()
     answer = {"boots": boots, "here": [minion for minion in expected if boots.get(minion) == here]}
     if notes:
+        answer["fresh"] = {minion: boot for minion, boot in notes.fresh.items() if boots.get(minion, boot) != boot}
+        notes.fresh = dict(fresh or {})
         notes.keep(boots)
         answer["rebooted"] = notes.rebooted(boots)
     if failed:

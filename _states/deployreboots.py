@@ -44,10 +44,11 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
     ssh
         Ask over salt-ssh those who are in the roster.
 
-    A minion that gives no boot id fails this. There are never changes. The return's ``boots`` has the boot ids, and
-    ``order`` who is to be rebooted.
+    A minion that gives no boot id fails this. There are never changes. The return's ``boots`` has the boot ids,
+    ``order`` who is to be rebooted, and ``fresh`` who has rebooted by order under this hold already, with the boot id
+    from before.
     """
-    ret = {"name": name, "result": False, "comment": "", "changes": {}, "boots": {}, "order": []}
+    ret = {"name": name, "result": False, "comment": "", "changes": {}, "boots": {}, "order": [], "fresh": {}}
     minions = _asked()
     if not minions:
         ret["comment"] = "It is not known which minions were expected"
@@ -61,7 +62,7 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
     answer = __salt__["deployrunner.call"](
         "deployreboots.ids", target=minions, target_type="list", ssh=ssh, **remember
     )
-    ret["boots"] = answer.get("boots") or {}
+    ret["boots"], ret["fresh"] = answer.get("boots") or {}, answer.get("fresh") or {}
     own = [minion for minion in ret["order"] if minion in (answer.get("here") or [])]
     if "failure" in answer:
         ret["comment"] = answer["failure"]
@@ -129,9 +130,12 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
     # Whose states may still run, or who interrupts, is not waited for: the token is kept in any case.
     at_it = any(summary.get("silent") for summary in (deploy.get("minions") or {}).values())
     wait = None if at_it or deploy.get("reason") == "interrupted" else timeout
-    answer = __salt__["deployrunner.call"](
-        "deployreboots.ids", target=sorted(before), target_type="list", ref=ref, wait=wait, ssh=ssh
-    )
+    # Who rebooted in an earlier attempt, and was left as it is by the states of this one, need not reboot once more.
+    same = [minion for minion, summary in (deploy.get("minions") or {}).items() if _unchanged(summary)]
+    same += deploy.get("not_started") or []
+    fresh = {minion: boot for minion, boot in (noted.get("fresh") or {}).items() if minion in same}
+    asked = {"target": sorted(before), "target_type": "list", "ref": ref, "ssh": ssh, "fresh": fresh}
+    answer = __salt__["deployrunner.call"]("deployreboots.ids", wait=wait, **asked)
     boots, how = answer.get("boots") or {}, dict(answer.get("rebooted") or {})
     ret["reason"] = answer.get("reason")
     if "failure" in answer:
@@ -152,7 +156,7 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
             timeout=timeout,
             health=health,
             consent=consent,
-            before=before,
+            before={**before, **fresh},
             ssh=ssh,
         )
         rebooted, ret["reason"] = answer.get("rebooted") or {}, answer.get("reason")
@@ -172,6 +176,10 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
     }
     ret["rebooted"] = [minion if how[minion] == "ordered" else f"{minion} (by itself)" for minion in sorted(how)]
     return ret
+
+
+def _unchanged(summary):
+    return summary.get("result") is True and not summary.get("changed")
 
 
 def _asked():

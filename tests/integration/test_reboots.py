@@ -6,12 +6,14 @@ The minions run in namespaces of their own, where `shutdown -r` ends everything 
 
 import json
 import shlex
+import signal
 
 import pytest
 
 from tests.support import deploy as support
 from tests.support.deploy import comment
 from tests.support.machine import Machine
+from tests.support.salt import Result
 from tests.support.wait import until
 
 REF = "f9c2a1b0"
@@ -184,9 +186,44 @@ def test_a_deploy_stops_at_the_server_that_does_not_come_back_and_goes_on_with_t
 
     web2.mode = "reboot"
     web2.up()
+    # It has rebooted meanwhile; but now there is something new for it.
+    cluster.sls("kernel", {"kernel": {"test.succeed_with_changes": []}})
+    cluster.top(**{"*": ["deploytoken.gate"], "web2": ["kernel"]})
     resumed = cluster.command(*shlex.split(again.partition(": ")[2].replace('"15s"', '"60s"')))
     assert resumed.code == 0, resumed
     assert (web1.orders, web2.orders) == (["-r now"], ["-r now", "-r now"])
+    assert "; rebooted web1, web2 (ref" in entry(cluster, redmine)
+
+
+@pytest.mark.timeout(600)  # two deploys
+def test_ctrl_c_between_two_reboots_says_who_reboots_and_whoever_did_is_not_rebooted_once_more(
+    cluster, machines, redmine
+):
+    web1, web2 = machines
+    web1.mode = "off"
+    pillar = {"deploy": {**support.BOTH, "target": "web1,web2", "reason": "new kernel", "reboot": True}}
+    deploying = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar=pillar)
+    try:
+        until(lambda: web1.orders, 200, "web1 to be rebooted")
+        deploying.send_signal(signal.SIGINT)
+        stdout, stderr = deploying.communicate(timeout=200)
+    finally:
+        deploying.kill()
+    answer = Result(deploying.args, deploying.returncode, stdout, stderr)
+    assert answer.code == 1, answer
+    assert not answer.traceback, answer
+    said = "Interrupted; web1 was ordered to reboot, and does so all the same (not rebooted: web2)"
+    assert comment(answer, "reboots") == said
+    assert web2.orders == []
+    assert cluster.run("deploytoken.status").data["held_by"] is not None
+    told = dict(line.split(": ", 1) for line in comment(answer, "cleanup").splitlines() if line.startswith("To "))
+    assert told["To see who is back"] == "salt-run deployreboots.ids web1 target_type=list"
+
+    web1.mode = "reboot"
+    web1.up()
+    resumed = cluster.command(*shlex.split(told["To run again under the same hold"]))
+    assert resumed.code == 0, resumed
+    assert (web1.orders, web2.orders) == (["-r now"], ["-r now"])
     assert "; rebooted web1, web2 (ref" in entry(cluster, redmine)
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from saltext.deploytoken import errors, reboots
+from tests.support import steps
 
 OLD, NEW = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
 
@@ -69,7 +70,8 @@ def test_who_is_still_to_go_down_does_not_count_as_back():
 def reboot(servers, tmp_path, order, allowed=lambda ids: None, **more):
     notes = reboots.Notes(tmp_path, "f9c2a1b0")
     settings = {"batch": 1, "patience": 60, "check": reboots.health(None), "tell": lambda line: None, **more}
-    return reboots.reboot(servers, order, allowed=allowed, notes=notes, clock=Clock(), **settings)
+    settings = {"clock": Clock(), **settings}
+    return reboots.reboot(servers, order, allowed=allowed, notes=notes, **settings)
 
 
 def test_a_silent_server_stops_everything_before_the_first_reboot(tmp_path):
@@ -120,6 +122,23 @@ def test_a_server_that_is_not_well_at_once_may_become_so(tmp_path):
     assert reboot(servers, tmp_path, ["a"])["a"]["new"] == NEW
 
 
+def test_an_interruption_names_who_was_ordered_to_reboot_and_who_was_not(tmp_path):
+    servers = Servers(a=[OLD, OLD, NEW], b=[OLD, OLD, None], c=[OLD])
+    clock = Clock()
+
+    def ctrl_c(seconds):
+        raise SystemExit(0)  # as Salt does
+
+    clock.sleep = ctrl_c
+    with pytest.raises(errors.Interrupted) as caught:
+        reboot(servers, tmp_path, ["a", "b", "c"], clock=clock)
+    assert servers.ordered == ["a", "b"]
+    details = caught.value.details
+    assert (list(details["rebooted"]), list(details["failed"]), details["left"]) == (["a"], ["b"], ["b", "c"])
+    said = "Interrupted; b was ordered to reboot, and does so all the same (rebooted: a; not rebooted: c)"
+    assert str(caught.value) == said
+
+
 def test_the_machine_that_this_runs_on_is_never_rebooted(tmp_path, monkeypatch):
     monkeypatch.setattr(reboots, "here", lambda: NEW)
     servers = Servers(a=[OLD], b=[NEW])
@@ -129,7 +148,7 @@ def test_the_machine_that_this_runs_on_is_never_rebooted(tmp_path, monkeypatch):
 
 
 def test_the_notes_of_a_hold_outlive_the_command_and_those_of_another_do_not(tmp_path):
-    reboots.Notes(tmp_path, "f9c2a1b0").keep({"a": OLD, "b": OLD, "c": OLD}, ordered=["a"])
+    reboots.Notes(tmp_path, "f9c2a1b0").keep({"a": OLD, "b": OLD, "c": OLD}, ordered={"a": OLD})
     again = reboots.Notes(tmp_path, "f9c2a1b0")
     again.keep({"a": NEW, "b": NEW})
     assert again.rebooted({"a": NEW, "b": NEW, "c": OLD}) == {"a": "ordered", "b": "by itself"}
@@ -164,3 +183,28 @@ def test_states_without_a_clear_success_are_no_health(ret):
 def test_a_health_that_is_neither_function_nor_sls_is_refused(value):
     with pytest.raises(errors.Invalid, match="health: "):
         reboots.health(value)
+
+
+def done(fresh, summary):
+    """What ``deployreboots.done`` asks of its runners, of a server that rebooted under this hold already."""
+    asked = {}
+
+    def runner(function, full_return, **kwargs):
+        asked[function] = kwargs
+        answer = {"boots": {"a": NEW}, "rebooted": {"a": {"old": OLD, "new": NEW}}}
+        return {"return": answer if function == "deployreboots.reboot" else {"boots": {"a": NEW}}, "success": True}
+
+    running = {
+        "deployreboots_|-boots_|-boots_|-noted": {"boots": {"a": NEW}, "order": ["a"], "fresh": fresh},
+        "deploystates_|-deploy_|-deploy_|-applied": {"__id__": "deploy", "result": True, "minions": {"a": summary}},
+    }
+    module = steps.load("deployreboots", opts={"test": False}, salt={"saltutil.runner": runner}, running=running)
+    assert module.done("reboots", "f9c2a1b0", "deploy")["result"] is True
+    return asked["deployreboots.ids"]["fresh"], asked["deployreboots.reboot"]["before"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"), [([], ({"a": OLD}, {"a": OLD})), (["kernel"], ({}, {"a": NEW}))], ids=["same", "changed"]
+)
+def test_who_rebooted_by_order_already_reboots_again_only_if_the_states_change_something(changed, expected):
+    assert done({"a": OLD}, {"result": True, "changed": changed, "failed": [], "silent": False}) == expected

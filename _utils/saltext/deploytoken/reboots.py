@@ -175,13 +175,19 @@ def reboot(servers, order, *, batch, patience, check, allowed, notes, tell, befo
             done.update(rebooted)
             if failed:
                 raise errors.Failed("; ".join(f"{minion} {why}" for minion, why in sorted(failed.items())))
-    except errors.Error as error:
+    except (errors.Error, KeyboardInterrupt, SystemExit) as error:
+        if not isinstance(error, errors.Error):
+            # An order cannot be called back.
+            sent = [minion for minion in order if minion in notes.sent and minion not in done]
+            failed = dict.fromkeys(sent, "was ordered to reboot, and does so all the same")
+            said = "; ".join(f"{minion} {why}" for minion, why in failed.items())
+            error = errors.Interrupted(f"Interrupted; {said}" if said else "Interrupted")
         unstarted = [minion for minion in order if minion not in done and minion not in failed]
         parts = [("rebooted", list(done)), ("not rebooted", unstarted)]
         how_far = "; ".join(f"{words}: {', '.join(ids)}" for words, ids in parts if ids)
         error.details.update(rebooted=done, failed=failed, left=[*failed, *unstarted])
         error.args = (f"{error} ({how_far})" if how_far else str(error),)
-        raise
+        raise error from None
     return done
 
 
@@ -204,7 +210,7 @@ def _one_batch(servers, base, patience, check, notes, tell, clock):
     start = clock.monotonic()
     found = servers.boots(base)
     for_now = [minion for minion in base if found.get(minion, base[minion]) == base[minion]]
-    notes.keep(base, ordered=for_now)
+    notes.keep(base, ordered={minion: found.get(minion, base[minion]) for minion in for_now})
     for minion in for_now:
         tell(f"{minion}: reboots now")
     refused = servers.order(for_now) if for_now else {}
@@ -239,27 +245,32 @@ class Notes:
     """
     What is known of one hold's reboots: a hold may outlive an orchestration, and its History entry tells of all.
 
-    ``first`` has each minion's boot id as it was first seen under this hold, ``ordered`` who was ordered to reboot.
-    A file that is damaged or of another hold is as good as none.
+    ``first`` has each minion's boot id as it was first seen under this hold, ``ordered`` who was ordered to reboot,
+    and ``sent`` who by this process. ``fresh`` has the boot ids at the order of those on which no states were begun
+    since: who has another one by now need not reboot once more. A file that is damaged or of another hold is as good
+    as none.
     """
 
     def __init__(self, cachedir, ref):
         self._path = Path(cachedir) / "deploytoken" / "reboots.json"
         self._ref = ref
-        self.first, self.ordered = {}, set()
+        self.first, self.ordered, self.sent, self.fresh = {}, set(), set(), {}
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             kept = json.loads(self._path.read_text(encoding="utf-8"))
             if kept["ref"] == ref:
-                self.first, self.ordered = dict(kept["first"]), set(kept["ordered"])
+                self.first, self.ordered, self.fresh = dict(kept["first"]), set(kept["ordered"]), dict(kept["fresh"])
 
-    def keep(self, boots, ordered=()):
-        """Add boot ids of minions that were not seen before, and who is ordered to reboot."""
+    def keep(self, boots, ordered=None):
+        """Add boot ids of minions that were not seen before, and of those that are ordered to reboot."""
         self.first = {**boots, **self.first}
-        self.ordered |= set(ordered)
+        self.ordered |= set(ordered or ())
+        self.sent |= set(ordered or ())
+        self.fresh.update(ordered or {})
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False, encoding="utf-8") as new:
-                json.dump({"ref": self._ref, "first": self.first, "ordered": sorted(self.ordered)}, new)
+                known = {"first": self.first, "ordered": sorted(self.ordered), "fresh": self.fresh}
+                json.dump({"ref": self._ref, **known}, new)
             os.replace(new.name, self._path)
         except OSError:  # a line in the History is not worth a deploy
             log.warning("Reboots cannot be noted in %s", self._path, exc_info=True)
