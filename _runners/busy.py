@@ -38,7 +38,8 @@ def check(target=None, target_type="glob", consent=None, timeout=15, ssh=False):
         Who agreed to interruptions: a name, for all that runs at the moment; or ``{by: NAME, for: [ids or globs]}``,
         for just that. What could not be known is never covered.
     timeout
-        How long to wait for minions that give no sign, in seconds or as ``30s``, ``1m``. Default: 15.
+        How long to wait for minions that give no sign, in seconds or as ``30s``, ``1m``. Default: 15. Over salt-ssh,
+        for connecting; the whole answer has ten times as long.
     ssh
         Ask over salt-ssh those who are in the roster, with no master running.
 

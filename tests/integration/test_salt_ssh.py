@@ -7,9 +7,11 @@ import pathlib
 import sqlite3
 import subprocess
 
+import psutil
 import pytest
 import yaml
 
+from tests.support.machine import SshMachine
 from tests.support.process import free_port
 from tests.support.salt import Config, states
 from tests.support.ssh import Sshd
@@ -133,6 +135,48 @@ def test_whoever_cannot_be_asked_over_ssh_is_unknown_and_says_why(laptop, users,
     assert "host key is not known here" in failed["unknown"]
     assert "no python3 on its PATH" in failed["snakeless"]
     assert not answer.traceback, answer
+
+
+def test_whoever_hangs_over_ssh_has_not_answered_in_time_and_nobody_waits_for_ever(laptop, tmp_path):
+    python = tmp_path / "python3"
+    python.write_text("#!/bin/sh\nsleep 1000\n")
+    python.chmod(0o755)
+    frozen = Sshd(tmp_path / "frozen").start()
+    try:
+        frozen.freeze()
+        laptop.roster(
+            frozen=frozen.entry("frozen"), hangs=laptop.sshd.entry("hangs", set_path=f"{tmp_path}:/usr/bin:/bin")
+        )
+        answer = laptop.config.run("busy.check", "*", "timeout=1", ssh=True, timeout=200)
+    finally:
+        frozen.stop()
+
+    assert answer.code == 7, answer
+    assert answer.data["failed"]["hangs"] == "did not answer within 10 seconds over ssh, and may still be at it"
+    assert "timed out" in answer.data["failed"]["frozen"]
+    assert not answer.traceback, answer
+    left = [
+        one.info["cmdline"] for one in psutil.process_iter(["cmdline"]) if f"Port={laptop.sshd.port}" in str(one.info)
+    ]
+    assert left == []
+
+
+def test_a_server_is_rebooted_over_ssh_and_waited_for(laptop, tmp_path):
+    machine = SshMachine("web", tmp_path / "web").start()
+    try:
+        laptop.roster(web=machine.up().entry)
+        before = machine.boot_id
+        ref = laptop.config.run("deploytoken.acquire", reason="new kernel").data["ref"]
+        words = ["target_type=list", f"ref={ref}", "timeout=90s"]
+        answer = laptop.config.run("deployreboots.reboot", "web", *words, ssh=True)
+    finally:
+        machine.stop()
+
+    assert answer.code == 0, answer
+    assert answer.data["rebooted"] == {"web": {"old": before, "new": machine.boot_id}}
+    assert machine.boot_id != before
+    assert machine.orders == ["-r now"]
+    assert "web: is back, and well" in answer.stderr
 
 
 def test_a_server_that_is_down_stops_a_deploy_over_ssh_before_anything_is_changed(laptop):

@@ -12,6 +12,7 @@ import sys
 import yaml
 
 from tests.support import process
+from tests.support.ssh import Sshd
 from tests.support.wait import until
 
 HERE = pathlib.Path(__file__).parent
@@ -35,16 +36,8 @@ class Machine:
     """
 
     def __init__(self, cluster, id, folder):
-        self.id = id
-        self.folder = pathlib.Path(folder)
+        self._make(id, folder)
         self._cluster = cluster
-        self._process = None
-        for name in ("bin", "run", "etc"):
-            (self.folder / name).mkdir(parents=True)
-        shutdown = self.folder / "bin" / "shutdown"
-        shutdown.write_text((HERE / "shutdown.sh").read_text().replace("@FOLDER@", str(self.folder)))
-        shutdown.chmod(0o755)
-        self.mode = "reboot"
         master = cluster.options
         options = {
             "id": id,
@@ -61,6 +54,19 @@ class Machine:
             "random_reauth_delay": 1,
         }
         (self.folder / "etc" / "minion").write_text(yaml.safe_dump(options))
+        minion = pathlib.Path(sys.executable).with_name("salt-minion")
+        self._command = [sys.executable, minion, "-c", self.folder / "etc"]
+
+    def _make(self, id, folder):
+        self.id = id
+        self.folder = pathlib.Path(folder)
+        self._process = None
+        for name in ("bin", "run", "etc"):
+            (self.folder / name).mkdir(parents=True)
+        shutdown = self.folder / "bin" / "shutdown"
+        shutdown.write_text((HERE / "shutdown.sh").read_text().replace("@FOLDER@", str(self.folder)))
+        shutdown.chmod(0o755)
+        self.mode = "reboot"
 
     @property
     def mode(self):
@@ -82,11 +88,10 @@ class Machine:
         return path.read_text().splitlines() if path.exists() else []
 
     def start(self):
-        minion = [sys.executable, pathlib.Path(sys.executable).with_name("salt-minion"), "-c", self.folder / "etc"]
         spaces = ["unshare", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
         # unshare is deaf to SIGTERM while it waits (util-linux 2.38).
         self._process = process.start(
-            [*spaces, "sh", HERE / "machine.sh", self.folder, *minion],
+            [*spaces, "sh", HERE / "machine.sh", self.folder, *self._command],
             self.folder / "machine.log",
             at_death=signal.SIGKILL,
         )
@@ -103,7 +108,31 @@ class Machine:
         """Forget the orders so far."""
         (self.folder / "orders").unlink(missing_ok=True)
 
-    def stop(self):
+    def end(self):
         self._process.kill()
         process.end(self._process)
+
+    def stop(self):
+        self.end()
         self._cluster.command("salt-key", "-y", "-d", self.id)
+
+
+class SshMachine(Machine):
+    """A machine without Salt, with a sshd. ``entry`` is its entry in a roster."""
+
+    def __init__(self, id, folder):
+        self._make(id, folder)
+        self._sshd = Sshd(self.folder / "sshd")
+        self._command = self._sshd.command()
+
+    @property
+    def entry(self):
+        entry = self._sshd.entry(self.id)
+        return {**entry, "set_path": f"{self.folder}/bin:{entry['set_path']}"}
+
+    def up(self):
+        until(lambda: process.listening(self._sshd.port), 30, f"the sshd of {self.id}")
+        return self
+
+    def stop(self):
+        self.end()

@@ -1,5 +1,5 @@
 #!/bin/sh
-# A machine with a salt-minion, as process 1 of its own namespaces: `shutdown` ends all that runs in it, and it boots
+# A machine with a salt-minion or a sshd, as process 1 of its own namespaces: `shutdown` ends all that runs in it, and it boots
 # again with another boot id. See machine.py, whose files in $1 it goes by. Usage: machine.sh FOLDER COMMAND...
 set -eu
 here=$1
@@ -9,7 +9,7 @@ touch "$here/boot_id"
 real=$(command -v shutdown) && mount --bind "$here/bin/shutdown" "$(readlink -f "$real")"
 mount --bind "$here/boot_id" /proc/sys/kernel/random/boot_id
 mount -t tmpfs tmpfs /run
-mkdir -p /run/systemd
+mkdir -p /run/systemd /run/sshd
 ln -s "$here/run" /run/systemd/shutdown
 while :; do
     rm -f "$here/down" "$here/run/scheduled"

@@ -7,6 +7,7 @@ It has its own port, host key, client key and list of authorized keys, and knows
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
 
 from tests.support import process, wait
@@ -23,10 +24,11 @@ class Sshd:
         self.known_hosts = self.folder / "known_hosts"
         self.port = self._process = None
 
-    def start(self):
+    def command(self):
+        """Write keys and a configuration, and return the command that starts it in the foreground."""
         assert os.geteuid() == 0, "tests over ssh need root: run script/test as root"
         assert SSHD.exists(), "openssh-server is needed: script/test installs it"
-        pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, which its service makes at each boot
+        self.folder.mkdir(exist_ok=True)
         for key in (self.folder / "host", self.key):
             subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
         authorized = self.folder / "authorized"
@@ -49,13 +51,21 @@ class Sshd:
             "Subsystem": "sftp internal-sftp",  # scp sends the thin over sftp
         }
         (self.folder / "sshd_config").write_text("".join(f"{key} {value}\n" for key, value in settings.items()))
-        self._process = process.start([SSHD, "-D", "-e", "-f", self.folder / "sshd_config"], self.log)
+        return [SSHD, "-D", "-e", "-f", self.folder / "sshd_config"]
+
+    def start(self):
+        pathlib.Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's own, which its service makes at each boot
+        self._process = process.start(self.command(), self.log)
         wait.until(lambda: process.listening(self.port), what=f"sshd:\n{process.tail(self.log)}")
         return self
 
     def stop(self):
         if self._process is not None:
             process.end(self._process)
+
+    def freeze(self):
+        """From now on it accepts connections, as the kernel does, and says nothing."""
+        self._process.send_signal(signal.SIGSTOP)
 
     def entry(self, name, **more):
         """

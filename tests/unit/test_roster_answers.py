@@ -1,9 +1,14 @@
 """What salt-ssh's client returns for one machine: an answer, or why there is none."""
 
+import signal
+import subprocess
+
+import psutil
 import pytest
 import salt.config
 
 from saltext.deploytoken import errors, minions, roster
+from tests.support import wait
 
 
 def error(stderr="", stdout="", **more):
@@ -23,6 +28,13 @@ def test_a_run_that_was_refused_before_it_began_is_a_failure_and_not_a_silence(r
     assert why is None
     assert answer == {"ret": refusal, "retcode": 1}
     assert minions.problem(answer, 15)
+
+
+def test_whoever_was_at_it_when_the_process_that_asked_ended_may_still_be_at_it():
+    answer, why = roster.told("Target 'web' did not return any data, probably due to an error.")
+
+    assert answer is None
+    assert why == "gave no answer over ssh: the process that asked it was ended"
 
 
 @pytest.mark.parametrize(
@@ -95,3 +107,24 @@ def test_a_roster_or_a_target_that_nothing_can_be_made_of_is_one_line(tmp_path, 
 def test_over_ssh_is_true_or_false_and_nothing_that_only_looks_so(ssh):
     with pytest.raises(errors.Invalid, match=r"ssh: .* is not true or false"):
         minions.over_ssh({}, ssh)
+
+
+def test_after_the_limit_whatever_was_started_is_ended_with_its_own_and_nothing_else():
+    with subprocess.Popen(["sleep", "1000"]) as before:
+        try:
+            with roster._ended_after(0.5) as ended:
+                shell = ["sh", "-c", "setsid sleep 1000 & echo $!; wait"]
+                with subprocess.Popen(shell, stdout=subprocess.PIPE, text=True) as late:
+                    child = psutil.Process(int(late.stdout.readline()))
+                    assert late.wait(20) == -signal.SIGKILL
+                assert ended.is_set()
+                wait.until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+            assert before.poll() is None
+        finally:
+            before.kill()
+
+
+def test_within_the_limit_nothing_is_ended():
+    with roster._ended_after(30) as ended:
+        assert subprocess.run(["true"]).returncode == 0
+    assert not ended.is_set()

@@ -41,6 +41,8 @@ MASTER_PATIENCE = 120
 #: So many seconds a minion may say nothing before it counts as silent. Those of a master that was restarted, or whose
 #: own states restart the network, take a while to find their master again.
 PATIENCE = 60
+#: So many seconds more has an answer over ssh, where each question is a login and a new Python.
+SSH = 30
 _SSH = "deploytoken_over_ssh"
 
 
@@ -89,7 +91,8 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
     """
     Call one function on all minions that a target means, with one publish.
 
-    ``timeout`` is in seconds; a minion that says that it is still at it is waited for. An answer counts if its return
+    ``timeout`` is in seconds; a minion that says that it is still at it is waited for, and over ssh ten times as long
+    at most. An answer counts if its return
     code is one of ``retcodes``; everything else is in ``failed``, with the reason. Never raises because of a minion,
     nor of the master: that nobody is expected is an empty ``expected``, and it is the caller's to refuse that.
     """
@@ -98,7 +101,8 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
         return Answers(sorted(failed), {}, failed)
     if opts.get(_SSH):
         returns = {}
-        for minion, answer, why in _roster().returns(opts, expected, fun, arg, kwarg, timeout):
+        # There, the first question of all brings along Salt itself.
+        for minion, answer, why in _roster().returns(opts, expected, fun, arg, kwarg, timeout, 10 * timeout):
             returns[minion] = answer
             failed.update({minion: why} if answer is None else {})
         return _held_against(expected, returns, failed, timeout, retcodes)
@@ -236,11 +240,11 @@ def within(opts, ids, fun, arg=(), kwarg=None, timeout=15):
     Call one function on minions with one publish, and return the full returns that come within so many seconds.
 
     :func:`ask` is for one answer of everybody; this is for looking again and again at minions that come and go. It
-    ends as soon as all have answered, and waits for nobody longer, whether or not it is still at it. Who is missing
-    has not answered; a master that is away is as silent as its minions.
+    ends as soon as all have answered, and waits for nobody longer, whether or not it is still at it; over ssh, there
+    are :data:`SSH` seconds more. Who is missing has not answered; a master that is away is as silent as its minions.
     """
     if opts.get(_SSH):
-        found = _roster().returns(opts, ids, fun, arg, kwarg, timeout)
+        found = _roster().returns(opts, ids, fun, arg, kwarg, timeout, timeout + SSH)
         return {minion: answer for minion, answer, _ in found if answer is not None}
     found, end = {}, time.monotonic() + timeout
     try:
