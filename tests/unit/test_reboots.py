@@ -189,7 +189,7 @@ def done(fresh, summary):
     """What ``deployreboots.done`` asks of its runners, of a server that rebooted under this hold already."""
     asked = {}
 
-    def runner(function, full_return, **kwargs):
+    def runner(function, kwargs):
         asked[function] = kwargs
         answer = {"boots": {"a": NEW}, "rebooted": {"a": {"old": OLD, "new": NEW}}}
         return {"return": answer if function == "deployreboots.reboot" else {"boots": {"a": NEW}}, "success": True}
@@ -198,7 +198,7 @@ def done(fresh, summary):
         "deployreboots_|-boots_|-boots_|-noted": {"boots": {"a": NEW}, "order": ["a"], "fresh": fresh},
         "deploystates_|-deploy_|-deploy_|-applied": {"__id__": "deploy", "result": True, "minions": {"a": summary}},
     }
-    module = steps.load("deployreboots", opts={"test": False}, salt={"saltutil.runner": runner}, running=running)
+    module = steps.load("deployreboots", opts={"test": False}, salt=steps.salt(runner), running=running)
     assert module.done("reboots", "f9c2a1b0", "deploy")["result"] is True
     return asked["deployreboots.ids"]["fresh"], asked["deployreboots.reboot"]["before"]
 
