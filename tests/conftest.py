@@ -218,7 +218,7 @@ def cluster(_cluster, _wiki, redmine):
     _cluster.wiki.clear()
     redmine.edit(_cluster.page, "Held by: nobody\n\nh2. History\n", "boss")
     # What the wiki told a gate serves the next one as well, for a while: it may be the last test's token.
-    (pathlib.Path(_cluster.options["cachedir"]) / "deploytoken" / "live.json").unlink(missing_ok=True)
+    (pathlib.Path(_cluster.master.config["cachedir"]) / "deploytoken" / "live.json").unlink(missing_ok=True)
     yield _cluster
     _cluster.wiki.clear()
     _cluster.clean()
