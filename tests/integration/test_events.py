@@ -49,6 +49,7 @@ def test_every_step_arrives_on_the_bus_and_no_secret_with_it(cluster, bus, redmi
 
     acquired, refused, takenover, over = bus.wait("acquired", "refused", "takenover", "released")
 
+    assert taken.pop("taken") is True
     assert {key: acquired[key] for key in taken} == taken
     assert (refused["name"], refused["purpose"]) == ("Bob", "me too")
     assert (refused["held_by"], refused["ref"], refused["reason"]) == ("Alice", taken["ref"], "upgrade")
