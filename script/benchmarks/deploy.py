@@ -248,7 +248,10 @@ part grows with them; the highstate under the gate has the same to bear.
 
 The gate has each minion's pillar compiled anew, because it does not trust what came with the run. That takes the same
 time whatever the highstate does: its share is small in a long highstate and large in a short one. The last column says
-how long a highstate is of which it would be {AIM_GATE:.0f} %.
+how long a highstate is of which it would be {AIM_GATE:.0f} %. Executor and state of one run ask once, as long as the
+state comes within 3 seconds of the executor. Where many minions share the CPUs, compiling the highstate takes longer,
+and the state asks anew, as it should: by then, the token may be somebody else's. *The gate's state* is the time it
+took.
 
 {words.table(heads, costs)}
 

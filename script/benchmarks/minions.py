@@ -137,7 +137,8 @@ each minion's probes look through the processes of all the others. Nothing here 
 
 *Nothing configured* is the same publish and the same answers without probes: what the master's side costs. A trivial
 `salt-run` (`test.arg`), which asks nobody, stands beside it: what of the ratio is only that `salt-run` takes longer to
-start than `salt`.
+start than `salt`. With few minions, that start and one publish are most of what is over 1, and no `salt-run` can be
+without them; with many, their share in the ratio goes down, and that of the probes on shared CPUs goes up.
 
 *By hand* is `{loop}` for {PEOPLE if found["su"] else 1} users and one request to Scrapyd, for each
 server, and leaves out the `ssh` to each of them, which takes longer than both.

@@ -48,7 +48,9 @@ def verdict_of_both(figures, aim, unit, loaded):
         return f"met: {shown}"
     if cpu <= aim:
         cause = (
-            "for a service, the disk, or a CPU: the machine had other work" if loaded else "for a service or the disk"
+            "for minions, a service, the disk, or a CPU: the machine had other work"
+            if loaded
+            else "for minions, a service, or the disk"
         )
         return f"**missed by the clock, met in CPU time**: {shown}; the difference is waiting, {cause}"
     if wall <= aim:
