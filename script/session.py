@@ -14,11 +14,14 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "script"))
+sys.path[:0] = [str(ROOT / "script"), str(ROOT / "_utils")]
 
 import demo  # noqa: E402
+
+from saltext.deploytoken import live  # noqa: E402
 
 WIDTH = 80
 DEPLOY = demo.Demo.DEPLOY.replace("salt-run ", "salt-run --quiet -l quiet ")
@@ -140,6 +143,7 @@ class Session(demo.Demo):
         self.record(command.replace("}}'", f', "ref": "{ref}"}}}}\''), says=["publish version 3"])
 
     def gate(self):
+        time.sleep(live.MAX_AGE)  # for so long, what the page said before the release serves every gate
         self.say("## The gate\n\nSomebody runs states without the token:")
         self.record("salt docs state.apply", code=None, says=["nobody holds the deploy token"])
 
