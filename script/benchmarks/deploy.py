@@ -266,6 +266,11 @@ So this is what the cost is made of, by the medians, in seconds:
 
 {words.table(["minions", "deploy − bare", "Salt's own", "questions", "gate", "the rest"], parts)}
 
+*The rest* is the steps' own work: a client of the master's for each question, the requests to the wiki, the states of
+the orchestration, the page at its end; and where minions share the CPUs, what they take from it meanwhile. No
+orchestration is without Salt's own part, and the questions are what makes a deploy safe. Separate servers answer them
+side by side. Here, the answers of many queue for the CPUs, which is why the cost grows.
+
 Requests to the wiki, the most of any round:
 
 {words.table(["minions", "bare", "gated", "deploy"], counts)}
