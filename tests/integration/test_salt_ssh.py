@@ -108,6 +108,13 @@ def test_work_on_a_server_stops_a_deploy_over_ssh_and_names_whom_to_ask(laptop, 
     assert not laptop.out("web").exists()
 
 
+def test_plain_salt_ssh_brings_no_pillar_and_so_knows_nothing_of_being_idle(laptop):
+    answer = laptop.ssh("docs", "busy.check")
+
+    assert answer.data["docs"]["idle"] is False, answer
+    assert "salt-run busy.check TARGET ssh=True" in answer.data["docs"]["unknowns"][0]["why"]
+
+
 def test_whoever_cannot_be_asked_over_ssh_is_unknown_and_says_why(laptop, users, tmux_session):
     sshd, bob = laptop.sshd, users("bob")
     tmux_session(laptop.user, "ana-upgrade", "sleep 1000")
