@@ -15,6 +15,7 @@ from tests.support import process, wait
 
 CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = "kingfisher"
+WAITS = "The engine is up and waits"
 SPIDER = '''
 import pathlib
 
@@ -57,6 +58,7 @@ class Waiting(scrapy.Spider):
 
     def wait(self):
         if not self.stopped():
+            self.logger.info("%(waits)s")
             raise DontCloseSpider
 '''
 
@@ -72,7 +74,7 @@ def egg(stop, spiders=("collect",)):
         "EGG-INFO/top_level.txt": "crawls\n",
     }
     for name in spiders:
-        files[f"crawls/spiders/{name}.py"] = SPIDER % {"name": name, "stop": str(stop)}
+        files[f"crawls/spiders/{name}.py"] = SPIDER % {"name": name, "stop": str(stop), "waits": WAITS}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as egg_file:
         for name, text in files.items():
@@ -193,7 +195,13 @@ class Scrapyd:
 
         return wait.until(look, timeout, f"job {job} to run")
 
-    def cancel(self, job):
+    def cancel(self, job, timeout=60):
+        """Cancel a running job, once its spider can hear it: a SIGINT while Scrapy still loads may be lost."""
+
+        def hears():
+            return any(WAITS in log.read_text() for log in (self.folder / "logs" / PROJECT).glob(f"*/{job}.log"))
+
+        wait.until(hears, timeout, f"the engine of job {job}")
         return self.request("cancel.json", {"project": PROJECT, "job": job})
 
     def finish(self, timeout=60):
