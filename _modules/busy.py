@@ -61,6 +61,7 @@ SECONDS = 20  # for a probe
 TOTAL = 60  # for all of them
 LEAST = 5  # for one whose predecessors took all the time they could have
 MOST = 200  # blockers of a probe
+BOOT_ID = "/proc/sys/kernel/random/boot_id"
 OVER_SSH = "running_data"  # the folder in which Salt runs on the far side of salt-ssh
 FIELDS = ("user", "what", "ask", "state")
 
@@ -84,6 +85,8 @@ def check():
         A list of what could not be known: ``probe`` and ``why``.
     info
         A list as ``blockers``, of what does not block.
+    boot
+        The boot id, by which a deploy tells who rebooted in it; None where it cannot be read.
 
     The return code is 7 if the minion is not idle. Raises nothing: what a probe raises is an unknown.
 
@@ -95,7 +98,7 @@ def check():
         salt-call busy.check --out=json
         salt-call --retcode-passthrough busy.check
     """
-    answer = {"idle": False, "checks": [], "blockers": [], "unknowns": [], "info": []}
+    answer = {"idle": False, "checks": [], "blockers": [], "unknowns": [], "info": [], "boot": _boot()}
     settings, answer["unknowns"] = _configured()
     deadline = time.monotonic() + TOTAL
     for position, name in enumerate(sorted(settings), 1):
@@ -110,6 +113,14 @@ def check():
     if not answer["idle"]:
         __context__["retcode"] = 7
     return answer
+
+
+def _boot():
+    try:
+        with open(BOOT_ID, encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 def _configured():

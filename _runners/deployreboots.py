@@ -21,7 +21,7 @@ from saltext.deploytoken import door, errors
 
 
 @door.command
-def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=None):
+def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=None, known=None):
     """
     Say which boot the minions are in, and who does not answer. Nothing is changed on them.
 
@@ -43,6 +43,8 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=N
     fresh (dict)
         For orchestrations: after states, what this returned as ``fresh`` before them, of those that they left as they
         were. Of all others, it is forgotten.
+    known (dict)
+        For orchestrations: the boot ids that the minions gave just now. If it has one of each, nobody is asked.
 
     Returns ``boots`` (by minion), ``here`` (the minions with the boot id of this very machine), and with ``ref``
     ``rebooted``: by minion, ``ordered`` if :py:func:`reboot` did it, or ``by itself``; and ``fresh``: who has rebooted
@@ -55,7 +57,9 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=N
     expected = _expected(opts, target, target_type)
     patience = door.duration(wait, "wait") or 0
     notes = reboots.Notes(__opts__["cachedir"], _ref(ref)) if ref is not None else None
-    boots, failed = reboots.settled(reboots.Servers(opts), expected, patience, _tell)
+    boots, failed = reboots.known(known, expected), {}
+    if boots is None:
+        boots, failed = reboots.settled(reboots.Servers(opts), expected, patience, _tell)
     here = reboots.here()
     answer = {"boots": boots, "here": [minion for minion in expected if boots.get(minion) == here]}
     if notes:

@@ -34,10 +34,12 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ss
 
     It only looks, so that it does the same with ``test=True``, except that it does not wait.
 
-    There are never changes. What the consent covered is in the return's ``consented`` (``by`` and ``to``), and the
-    minions that the target means in ``expected``; both for the states that come after it.
+    There are never changes. For the states that come after it, the return has ``consented``, what the consent covered
+    (``by`` and ``to``), the minions that the target means in ``expected``, and the boot ids that they gave in
+    ``boots``.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}, "consented": None, "expected": []}
+    ret["boots"] = {}
     function, arguments = "busy.check", {"target": target, "target_type": target_type, "consent": consent, "ssh": ssh}
     if wait_idle and not __opts__["test"]:
         function, arguments["timeout"] = "busy.wait", wait_idle
@@ -47,6 +49,7 @@ def idle(name, target=None, target_type="glob", consent=None, wait_idle=None, ss
         ret["result"] = True
         answers = answer.get("minions") or {}
         notes = {minion: (answers.get(minion) or {}).get("note") for minion in ret["expected"]}
+        ret["boots"] = {minion: answer.get("boot") for minion, answer in answers.items()}
         ret["comment"] = "Idle: " + ", ".join(f"{name} ({note})" if note else name for name, note in notes.items())
         covered = (ret["consented"] or {}).get("to")
         if covered:

@@ -28,6 +28,8 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
     """
     Note the boot ids of the minions that ``busy.idle`` found, for :py:func:`done` to tell who rebooted.
 
+    They told it there; only if that is not so for all of them, they are asked.
+
     name
         Not used.
 
@@ -60,7 +62,7 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
         return ret
     remember = {} if test or __opts__["test"] else {"ref": ref}
     answer = __salt__["deployrunner.call"](
-        "deployreboots.ids", target=minions, target_type="list", ssh=ssh, **remember
+        "deployreboots.ids", target=minions, target_type="list", ssh=ssh, known=_idle().get("boots"), **remember
     )
     ret["boots"], ret["fresh"] = answer.get("boots") or {}, answer.get("fresh") or {}
     own = [minion for minion in ret["order"] if minion in (answer.get("here") or [])]
@@ -184,7 +186,11 @@ def _unchanged(summary):
 
 def _asked():
     """Whom the last ``busy.idle`` of this orchestration found."""
-    return sorted(_last(__running__, "idle", "busy").get("expected") or [])
+    return sorted(_idle().get("expected") or [])
+
+
+def _idle():
+    return copy.deepcopy(dict(_last(__running__, "idle", "busy")))  # frozen, and a copy of it is not
 
 
 def _last(steps, function, state="deployreboots"):

@@ -1,6 +1,7 @@
 """``busy.check`` on a minion: each probe by itself, all bounded, and nothing but a clear "idle" is idle."""
 
 import json
+import pathlib
 import textwrap
 import time
 
@@ -32,6 +33,10 @@ def test_a_minion_without_configured_checks_is_idle_and_says_so(check):
     for busy in (None, {}):
         answer, code = check(busy)
         assert (answer["idle"], answer["checks"], answer["note"], code) == (True, [], "no checks configured", 0)
+
+
+def test_an_answer_says_in_which_boot_it_was_given(check):
+    assert check()[0]["boot"] == pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
 
 
 def test_idle_probes_make_an_idle_minion_and_one_blocker_a_busy_one(check):

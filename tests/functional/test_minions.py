@@ -51,6 +51,23 @@ def test_a_type_that_salt_does_not_have_is_refused(opts):
         minions.expect(opts, "web*", "globb")
 
 
+def test_of_several_questions_an_answer_has_what_was_said_to_each(monkeypatch):
+    from saltext.deploytoken import minions
+
+    answers = {
+        "a": {"x.y": "1", "x.z": False},
+        "ordered": ["1", False],  # `multifunc_ordered` in the minion's configuration
+        "half": {"x.y": "1"},
+        "refuses": "Minion in blackout mode.",
+        "short": ["1"],
+        "empty": None,
+    }
+    heard = {minion: {"ret": ret, "retcode": 0} for minion, ret in answers.items()}
+    monkeypatch.setattr(minions, "within", lambda *args, **kwargs: heard)
+    found = minions.several({}, list(answers), {"x.y": ["1"], "x.z": []})
+    assert found == {"a": ["1", False], "ordered": ["1", False], "half": ["1", None]}
+
+
 def test_one_look_alone_does_not_make_a_minion_silent():
     from saltext.deploytoken import minions
 

@@ -35,8 +35,9 @@ class Servers:
                 found[minion] = boot
         return found
 
-    def staying(self, ids):
-        return set(ids) - self.leaving
+    def settled(self, ids, timeout=None):
+        found = self.boots(ids)
+        return found, found.keys() - self.leaving
 
     def order(self, ids):
         self.ordered += ids
@@ -48,6 +49,12 @@ class Servers:
 
 def settled(servers, patience=60):
     return reboots.settled(servers, list(servers.looks), patience, lambda line: None, Clock())
+
+
+def test_boot_ids_that_were_told_count_if_everybody_told_one():
+    assert reboots.known({"a": OLD, "b": f"{NEW}\n"}, ["a"]) == {"a": OLD}
+    for told in (None, {}, [OLD], {"b": NEW}, {"a": None}, {"a": ""}, {"a": "web1"}, {"a": 1}):
+        assert reboots.known(told, ["a"]) is None
 
 
 def test_who_comes_back_is_waited_for():

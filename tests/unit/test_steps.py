@@ -40,7 +40,7 @@ def run(name, answer, running=(), **more):
     salt = steps.salt(runner)
     module = steps.load(state, opts={"test": False}, pillar={}, salt=salt, running=freeze(dict(running)))
     try:
-        return getattr(module, function)("step", **{**STEPS[name][0], **more}), asked
+        return getattr(module, function)("step", **{**STEPS.get(name, [{}])[0], **more}), asked
     finally:
         if name == "deploytoken.held":
             atexit.unregister(module._say)  # these tests end as well, without a deploy
@@ -129,6 +129,16 @@ def test_those_are_deployed_who_were_asked_whether_they_are_idle():
     }
     _, (asked,) = run("deploystates.applied", {"return": APPLIED, "success": True}, busy)
     assert (asked["target"], asked["target_type"]) == ("a,b", "list")
+
+
+def test_the_boot_ids_are_those_that_the_last_look_heard():
+    answers = {"a": {"note": None, "boot": "1"}, "b": {"boot": "2"}}
+    idle, _ = run("busy.idle", {"return": {**STEPS["busy.idle"][1], "minions": answers}, "success": True})
+    assert idle["boots"] == {"a": "1", "b": "2"}
+    before = {"busy_|-idle_|-idle_|-idle": {"expected": ["a", "b"], "boots": {"a": "0"}, "__run_num__": 2}}
+    last = {"busy_|-still idle_|-still idle_|-idle": {**idle, "__run_num__": 4}}
+    ret, (asked,) = run("deployreboots.noted", {"return": {"boots": idle["boots"]}, "success": True}, before | last)
+    assert (ret["result"], ret["boots"], asked["known"]) == (True, idle["boots"], idle["boots"])
 
 
 @pytest.mark.parametrize("word", ["subset", "allow_fail", "fail_minions", "expect_minions", "failhard", "tgt"])

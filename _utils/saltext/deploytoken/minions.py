@@ -260,6 +260,28 @@ def within(opts, ids, fun, arg=(), kwarg=None, timeout=15):
     return found
 
 
+def several(opts, ids, questions, timeout=15):
+    """
+    Call several functions, and return the list of what each minion said to all of them, of those that did in time.
+
+    ``questions`` is a mapping of functions to their arguments. All go with one publish; salt-ssh knows no such thing,
+    and has one question after the other.
+    """
+    functions = list(questions)
+    if opts.get(_SSH):
+        heard = [within(opts, ids, fun, arg, timeout=timeout) for fun, arg in questions.items()]
+        return {minion: [one[minion]["ret"] for one in heard] for minion in ids if all(minion in one for one in heard)}
+    found = {}
+    for minion, answer in within(opts, ids, functions, list(questions.values()), timeout=timeout).items():
+        told = answer["ret"]
+        if isinstance(told, dict):
+            told = [told.get(fun) for fun in functions]
+        # Already in a list if the minion has `multifunc_ordered`.
+        if isinstance(told, list) and len(told) == len(functions):
+            found[minion] = told
+    return found
+
+
 def problem(answer, timeout, retcodes=(0,)):
     """Why a minion's full return is no answer; None if it is one."""
     if not answer or not isinstance(answer, dict) or answer.get("out") == "no_return":

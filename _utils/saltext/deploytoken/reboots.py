@@ -86,16 +86,15 @@ class Servers:
 
     def boots(self, ids, timeout=LOOK):
         """The boot id of each that gives one."""
-        return {
-            minion: answer["ret"].strip()
-            for minion, answer in minions.within(self._opts, ids, "file.read", [BOOT_ID], timeout=timeout).items()
-            if isinstance(answer["ret"], str) and re.fullmatch("[0-9a-f-]{36}", answer["ret"].strip())
-        }
+        found = minions.within(self._opts, ids, "file.read", [BOOT_ID], timeout=timeout)
+        return _boots({minion: answer["ret"] for minion, answer in found.items()})
 
-    def staying(self, ids):
-        """Who of them says that no shutdown is to come."""
-        found = minions.within(self._opts, ids, "file.file_exists", [SCHEDULED], timeout=LOOK)
-        return {minion for minion, answer in found.items() if answer["ret"] is False}
+    def settled(self, ids, timeout=LOOK):
+        """The boot id of each that gives one, and who of them says that no shutdown is to come."""
+        questions = {"file.read": [BOOT_ID], "file.file_exists": [SCHEDULED]}
+        found = minions.several(self._opts, ids, questions, timeout=timeout)
+        boots = _boots({minion: boot for minion, (boot, _) in found.items()})
+        return boots, {minion for minion in boots if found[minion][1] is False}
 
     def order(self, ids):
         """
@@ -118,6 +117,18 @@ class Servers:
         return {minion: why for minion, why in found.items() if why}
 
 
+def known(boots, ids):
+    """Return the boot ids of all of these, if they are that; else None."""
+    boots = _boots(boots) if isinstance(boots, dict) else {}
+    return {minion: boots[minion] for minion in ids} if boots.keys() >= set(ids) else None
+
+
+def _boots(told):
+    """What minions gave for their boot id, of those of whom it is one."""
+    texts = {minion: boot.strip() for minion, boot in told.items() if isinstance(boot, str)}
+    return {minion: boot for minion, boot in texts.items() if re.fullmatch("[0-9a-f-]{36}", boot)}
+
+
 def here():
     """The boot id of this machine, or None where it has none."""
     with contextlib.suppress(OSError):
@@ -137,8 +148,11 @@ def settled(servers, ids, patience, tell, clock=time):
     boots, left, told = {}, set(ids), set()
     while True:
         # The first look is at everybody, of whom a busy one may take its time.
-        found = servers.boots(left, LOOK if told else 15)
-        staying = servers.staying(found) if found and patience else found.keys()
+        seconds = LOOK if told else 15
+        if patience:
+            found, staying = servers.settled(left, seconds)
+        else:
+            found = staying = servers.boots(left, seconds)
         boots.update({minion: boot for minion, boot in found.items() if minion in staying})
         left -= boots.keys()
         if not left or clock.monotonic() >= deadline:
