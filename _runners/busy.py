@@ -8,7 +8,6 @@ those that the master expected. A target that matches nobody, a minion that does
 or whose answer is not clear: each blocks, like a spider that runs, and is named.
 """
 
-import sys
 import time
 
 from saltext.deploytoken import consent as agreement
@@ -277,13 +276,7 @@ def _tell(found, left, told, waited):
     lines += [f"  unknown: {minion} {why}" for minion, why in sorted(found["failed"].items())]
     state = [[blocker["id"] for blocker in left], found["unknowns"], found["failed"]]
     if state != told:
-        print(
-            f"{time.strftime('%H:%M:%S')} waiting for {_count(len(lines), 'thing')} ({_span(waited)} so far):",
-            *lines,
-            sep="\n",
-            file=sys.stderr,
-        )
-        sys.stderr.flush()
+        door.say("\n".join([f"waiting for {_count(len(lines), 'thing')} ({_span(waited)} so far):", *lines]))
     return state
 
 

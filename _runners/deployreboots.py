@@ -14,9 +14,6 @@ boot id, does not come back, or is not well. After Ctrl-C (130), a server that w
 same, and is named.
 """
 
-import sys
-import time
-
 from saltext.deploytoken import door, errors
 
 
@@ -59,7 +56,7 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=N
     notes = reboots.Notes(__opts__["cachedir"], _ref(ref)) if ref is not None else None
     boots, failed = reboots.known(known, expected), {}
     if boots is None:
-        boots, failed = reboots.settled(reboots.Servers(opts), expected, patience, _tell)
+        boots, failed = reboots.settled(reboots.Servers(opts), expected, patience, door.say)
     here = reboots.here()
     answer = {"boots": boots, "here": [minion for minion in expected if boots.get(minion) == here]}
     if notes:
@@ -139,7 +136,7 @@ def reboot(
         check=reboots.health(health, ref),
         allowed=lambda several: _allow(several, ref, consent, ssh),
         notes=reboots.Notes(__opts__["cachedir"], ref),
-        tell=_tell,
+        tell=door.say,
         before=before,
     )
     return {"rebooted": done}
@@ -180,7 +177,3 @@ def _allow(several, ref, consent, ssh):
     if not isinstance(answer, dict) or answer.get("idle") is not True or answer.get("retcode"):
         message = answer.get("message") if isinstance(answer, dict) else answer
         raise errors.Busy(str(message or "busy.check did not say that they are idle"))
-
-
-def _tell(line):
-    print(time.strftime("%H:%M:%S"), line, file=sys.stderr, flush=True)

@@ -39,7 +39,6 @@ Each step fires an event on the master's bus: ``deploytoken/acquired``, ``releas
 import logging
 import re
 import socket
-import sys
 from pathlib import Path
 
 from saltext.deploytoken import config, door, glass, jobs
@@ -300,9 +299,7 @@ def _notify(event, data):
     """Tell the bus, and while waiting the person; stdout stays for the answer."""
     if event == "waiting":
         reason = f" ({data['reason']})" if data.get("reason") else ""
-        print(
-            f"{data['held_by']} holds the token{reason}; waiting, {data['left']} s left", file=sys.stderr, flush=True
-        )
+        door.say(f"{data['held_by']} holds the token{reason}; waiting, {data['left']} s left")
     # What was done is done, whether or not anybody hears of it.
     try:
         if _master_listens():

@@ -10,6 +10,7 @@ commands that go on.
 This state is for the master (``salt-run state.orchestrate``).
 """
 
+import contextlib
 import copy
 import json
 import shlex
@@ -48,7 +49,8 @@ def shown(name, ref=None, test=False):
     text = page(steps, copy.deepcopy(dict(deploy)) if isinstance(deploy, dict) else {}, ref, test)
     # `salt-run --quiet` shows no comment at all.
     if __opts__.get("quiet") or not str(__opts__.get("state_output", "full")).startswith("full"):
-        print(f"\n{text}\n", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody may be there any more
+            print(f"\n{text}\n", file=sys.stderr, flush=True)
     # A failure here would have the page shown twice: Salt logs the comments of failures as well.
     return {"name": name, "result": None if test else True, "comment": text, "changes": {}}
 

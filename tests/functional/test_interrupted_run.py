@@ -12,6 +12,7 @@ import sys
 
 import pytest
 
+from saltext.deploytoken import config, page
 from tests.support import process
 from tests.support.places import SqlitePlace
 from tests.support.salt import Config
@@ -104,7 +105,7 @@ cleanup:
   deploytoken.released:
     - reason: upgrade
     - ref: aaaaaaaa
-    - resumed: True
+    - resumed: {1}
 """
 
 
@@ -113,10 +114,10 @@ def between(tmp_path, place):
     """An orchestration's configuration that waits between two steps of ours; ``between()`` runs it, and waits too."""
     states = tmp_path / "states"
     states.mkdir()
-    (states / "steps.sls").write_text(STEPS.format(tmp_path))
     made = Config.make(tmp_path / "salt", file_roots=[states], **place.options("alice"))
 
-    def start():
+    def start(resumed=True):
+        (states / "steps.sls").write_text(STEPS.format(tmp_path, resumed))
         started = made.popen("state.orchestrate", "steps", pillar={"deploy": DEPLOY})
         until((tmp_path / "begun").exists, 60, "the step between two of ours")
         return started
@@ -167,3 +168,15 @@ def test_a_deploy_that_comes_to_its_end_tells_there_what_goes_on_and_not_once_mo
     assert "The deploy token stays held (ref aaaaaaaa): no state was applied." in stdout
     assert "ref aaaaaaaa" in place.text()
     assert "ended in the middle" not in stderr
+
+
+def test_a_deploy_that_nobody_hears_any_more_goes_on_to_its_end(tmp_path, place, between):
+    """Where ssh has no terminal, its end is no signal, and only breaks the pipe."""
+    deploy = between(resumed=False)
+    deploy.stderr.close()
+    assert "Held by: Alice" in place.text()
+    (tmp_path / "go").touch()
+    out = deploy.stdout.read()
+    assert deploy.wait(60) == 0, out
+    assert "Held by: nobody" in place.text()
+    assert len(page.entries(place.text(), "aaaaaaaa", config.History.entry)) == 1

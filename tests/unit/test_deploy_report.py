@@ -131,3 +131,16 @@ def test_a_request_that_is_nonsense_still_has_its_page(report, deploy):
     report.__pillar__ = {"deploy": deploy}
     report.__running__ = freeze({"a_|-b_|-b_|-c": step("request", False, "Refused: say what to deploy")})
     assert "Refused: say what to deploy" in report.shown("report")["comment"]
+
+
+def test_a_page_that_nobody_reads_any_more_is_no_failure(report, monkeypatch):
+    class Deaf:
+        def write(self, text):
+            raise BrokenPipeError
+
+    report.__opts__ = {"test": False, "quiet": True}
+    report.__pillar__, report.__running__ = {"deploy": DEPLOY}, {}
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", Deaf())
+        ret = report.shown("report")
+    assert ret["result"] is True

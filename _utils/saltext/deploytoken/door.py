@@ -61,8 +61,14 @@ def command(function):
 
 
 def say(line):
-    """Tell how it goes, on standard error: standard output is for the answer."""
-    print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
+    """
+    Tell how it goes, on standard error: standard output is for the answer.
+
+    What is done goes on, whether or not anybody hears of it: where ssh has no terminal, its end is no signal, and only
+    breaks the pipe.
+    """
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 
 @contextlib.contextmanager
