@@ -35,6 +35,21 @@ def test_a_release_that_fails_keeps_the_record(salt):
     assert glass.pending(cachedir)
 
 
+def test_a_record_that_cannot_be_used_keeps_no_token_held(salt):
+    cachedir = salt.opts["cachedir"]
+    folder = pathlib.Path(cachedir) / "deploytoken"
+    glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})
+    found = glass.pending(cachedir)
+    folder.rename(folder.with_name("aside"))
+    folder.touch()
+    ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]
+    assert salt.runners["deploytoken.release"](summary="upgraded", ref=ref)["released"] == ref
+    glass.forget(cachedir, found)  # as it has become so in the meantime
+    folder.unlink()
+    folder.with_name("aside").rename(folder)
+    assert glass.pending(cachedir) == found
+
+
 def test_a_record_that_was_cut_off_or_damaged_takes_no_other_with_it(salt):
     cachedir = salt.opts["cachedir"]
     glass.record(cachedir, "web1", {"by": "Bob", "why": "x"})

@@ -4,15 +4,20 @@ The record of broken glass: runs that passed a closed gate in an emergency, unti
 .. versionadded:: 0.1.0
 
 The gate reports each one through the external pillar, so that the record needs neither a reactor nor a listener on the
-event bus. It is a file of JSON lines under ``cachedir``, beside which a lock keeps two processes apart.
+event bus. It is a file of JSON lines under ``cachedir``, and its lock keeps two processes apart.
+
+Where the file cannot be used, a release goes on without it; what stands there waits for the next one.
 """
 
 import datetime
 import fcntl
 import json
+import logging
 from pathlib import Path
 
 from saltext.deploytoken import page
+
+log = logging.getLogger(__name__)
 
 #: A record is a line in the History: of so many characters, at most.
 LENGTH = 200
@@ -43,19 +48,26 @@ def pending(cachedir):
     Return what is on record and not yet in the History: a list of dictionaries ``minion``, ``by``, ``why``, ``fun``,
     ``when``.
     """
-    with _open(cachedir) as file:
-        return _entries(file)
+    try:
+        with _open(cachedir) as file:
+            return _entries(file)
+    except OSError as exc:
+        log.warning("Whether somebody broke the glass of a gate cannot be told: %s", exc)
+        return []
 
 
 def forget(cachedir, entries):
     """
     Take entries off the record, once the History has them.
     """
-    with _open(cachedir) as file:
-        rest = [entry for entry in _entries(file) if entry not in entries]
-        file.seek(0)
-        file.truncate()
-        file.writelines(json.dumps(entry) + "\n" for entry in rest)
+    try:
+        with _open(cachedir) as file:
+            rest = [entry for entry in _entries(file) if entry not in entries]
+            file.seek(0)
+            file.truncate()
+            file.writelines(json.dumps(entry) + "\n" for entry in rest)
+    except OSError as exc:
+        log.warning("The next release will say once more who broke the glass of a gate: %s", exc)
 
 
 def notes(entries):
