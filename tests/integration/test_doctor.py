@@ -203,6 +203,8 @@ def test_a_page_with_a_holders_line_is_never_written_to(examine, redmine, proxy,
     for scratch in (page, by_number, page.replace("Deploy", "deploy"), other, f"{page}_no_such"):
         with pytest.raises(errors.Invalid, match=r"^scratch: "):
             examine(proxy.at(page), scratch=proxy.at(scratch))
+    with pytest.raises(errors.Invalid, match=r"^scratch: .* is not a wiki page's address"):
+        examine(proxy.at(page), scratch="http://[::1/projects/ocds/wiki/Scratch")
     assert set(proxy.methods()) == {"GET"}
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import trustme
 
-from saltext.deploytoken import config, errors
+from saltext.deploytoken import config, doctor, errors, store
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 STORE = "https://crm.example.org/projects/ocds/wiki/Deploy_token"
@@ -46,7 +46,7 @@ def test_a_section_that_is_no_mapping_is_refused(section):
 @pytest.mark.parametrize(
     ("key", "values"),
     [
-        ("store", [3, ["x"], "a\nb", " "]),
+        ("store", [3, ["x"], "a\nb", " ", "http://[::1/projects/p/wiki/T", "http://ex\u2100.org/", "http://a:b/"]),
         ("name", [3, "", "Al\tice", ["Alice"]]),
         ("nobody", [False, "", "no\nbody", "*", "nobody (free)", "Held by:"]),
         ("timeout", [0, -1, "soon", True, 3601, "2h", []]),
@@ -141,3 +141,36 @@ def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
         assert (name, found) == ("key file", ok)
         assert (f"chmod o-rwx {path}" in text) is not ok
     assert list(config.check_key_file({"deploytoken": {"store": STORE}})) == []
+
+
+@pytest.mark.parametrize(
+    ("address", "match"),
+    [
+        ("ftp://crm.example.org/projects/ocds/wiki/Deploy_token", "must begin with https://"),
+        ("/var/lib/deploytoken/token.db", "must begin with https://"),
+        # Each would be another token in every folder that somebody types a command in.
+        ("sqlite:token.db", "give an absolute path, with four slashes"),
+        ("sqlite:///token.db", "give an absolute path, with four slashes"),
+        ("sqlite://host/token.db", "give an absolute path, with four slashes"),
+        ("sqlite:////var/lib/token%00.db", "give an absolute path, with four slashes"),
+        ("https://crm.example.org/projects/ocds/wiki", "must be a wiki page's address"),
+        ("https://crm.example.org/projects/ocds/wiki/Deploy_token/3", "must be a wiki page's address"),
+        ("https:///projects/ocds/wiki/Deploy_token", "must be a wiki page's address"),
+        (f"https://alice:{KEY}@crm.example.org/projects/ocds/wiki/Deploy_token", "holds a password or key"),
+        (f"ftp://alice:{KEY}@crm.example.org/projects/ocds/wiki/Deploy_token", "must begin with https://"),
+        (f"{STORE}?key={KEY}", "holds a password or key"),
+    ],
+)
+def test_an_address_where_no_token_can_be_kept_is_refused_before_anybody_is_asked(address, match):
+    with pytest.raises(errors.Invalid, match=rf"^deploytoken\.store: .*{match}") as caught:
+        store.connect(parse(store=address, api_key=KEY))
+    assert KEY not in str(caught.value)
+    with pytest.raises(errors.Invalid) as caught:
+        doctor.examine({"deploytoken": {"store": address, "api_key": KEY}})
+    assert [check["name"] for check in caught.value.details["checks"]] == ["configuration"]
+    assert KEY not in repr(caught.value.details)
+
+
+def test_a_wiki_page_without_a_key_is_refused_before_anybody_is_asked():
+    with pytest.raises(errors.Invalid, match=r"^deploytoken\.api_key: needed for a Redmine page"):
+        store.connect(parse())

@@ -24,6 +24,7 @@ import stat
 import string
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from saltext.deploytoken import door, errors, page
 
@@ -81,7 +82,7 @@ def parse(opts):
     known = {"api_key_file", *Config.__dataclass_fields__}
     _refuse_unknown(raw, known, "deploytoken")
     return Config(
-        store=_text(raw, "store"),
+        store=_store(raw),
         api_key=_api_key(raw),
         name=_text(raw, "name"),
         timeout=_seconds(raw, "timeout", Config.timeout),
@@ -130,6 +131,18 @@ def _text(raw, name, key="deploytoken"):
     if not isinstance(value, str) or not value.strip() or any(not char.isprintable() for char in value):
         raise errors.Invalid(f"{key}.{name}: must be one line of text")
     return value.strip()
+
+
+def _store(raw):
+    value = _text(raw, "store")
+    try:
+        # Of what is no address, the one is found by taking it apart, the other by asking for the port.
+        urlsplit(value).port  # noqa: B018
+    except ValueError:
+        raise errors.Invalid(
+            "deploytoken.store: is no address that a browser would take; copy it from there"
+        ) from None
+    return value
 
 
 def _seconds(raw, name, default):

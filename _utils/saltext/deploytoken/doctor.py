@@ -31,8 +31,8 @@ def examine(opts, scratch=None, lines=False):
     """
     done = []
     try:
-        done += _configuration(opts)
         with Token(config.parse(opts)) as token:
+            done += _configuration(opts, token)
             done += _setup(token)
             if scratch is not None:
                 done += _scratch(token, scratch)
@@ -47,15 +47,14 @@ def examine(opts, scratch=None, lines=False):
     return "\n".join(shown) if lines else {"checks": shown}
 
 
-def _configuration(opts):
-    parsed = config.parse(opts)
-    yield "configuration", True, f"understood; the token is on {parsed.store}"
+def _configuration(opts, token):
+    yield "configuration", True, f"understood; the token is on {token.store.url}"
     yield from config.check_key_file(opts)
-    if parsed.ssh_gate:
+    if token.config.ssh_gate:
         from saltext.deploytoken import roster  # late: salt-ssh's client is a heavy import
 
         yield "salt-ssh", *roster.check_gate(opts)
-    parts = urlsplit(parsed.store)
+    parts = urlsplit(token.store.url)
     if parts.scheme == "http" and parts.hostname not in ("localhost", "127.0.0.1", "::1"):
         yield "encryption", None, "the API key goes over the network in clear; use an https:// address"
 
@@ -103,7 +102,7 @@ def _scratch(token, address):
         raise errors.Invalid("scratch: only for a wiki page; with SQLite, leave it out")
     try:
         other = connect(dataclasses.replace(token.config, store=address))
-    except errors.Invalid:
+    except (errors.Invalid, ValueError):
         raise errors.Invalid(
             f"scratch: {address!r} is not a wiki page's address, as copied from the browser"
         ) from None

@@ -33,7 +33,7 @@ class Sqlite(Store):
     def __init__(self, config):
         prefix = "sqlite:///"
         path = unquote(config.store[len(prefix) :]) if config.store.startswith(prefix) else ""
-        if not path.startswith("/"):
+        if not path.startswith("/") or "\0" in path:
             # A relative file would be another token in every directory that somebody types the command in.
             raise errors.Invalid(
                 "deploytoken.store: give an absolute path, with four slashes: sqlite:////var/lib/…/token.db"

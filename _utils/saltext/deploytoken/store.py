@@ -93,6 +93,4 @@ def connect(config):
         from saltext.deploytoken.sqlite import Sqlite
 
         return Sqlite(config)
-    raise errors.Invalid(
-        f"deploytoken.store: {config.store!r} must begin with https:// (a Redmine wiki page) or sqlite:/// (a file)"
-    )
+    raise errors.Invalid("deploytoken.store: must begin with https:// (a Redmine wiki page) or sqlite:/// (a file)")
