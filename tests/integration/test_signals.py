@@ -223,6 +223,20 @@ def test_a_hold_that_cannot_be_given_back_is_said(start, place, proxy):
         assert alice.release("not used", ref)["released"] == ref
 
 
+def test_a_second_interruption_ends_the_giving_back_as_well(start, place, proxy):
+    held = Hold()
+    proxy.faults(lambda _method, _path, n: held if n == 1 else drop(BEFORE), only="PUT")
+    operator = start(place.options("alice", timeout=30, deadline=600), "acquire", reason="upgrade")
+    held.wait()
+    operator.signal(signal.SIGINT)
+    held.release()
+    until(lambda: proxy.methods().count("PUT") > 2, 30, "the giving back to be sent again")
+    operator.signal(signal.SIGINT)
+    assert operator.end() == 5
+    assert "could not be given back" in operator.said()[-1]["message"]
+    assert f"ref {operator.said()[-1]['ref']})" in place.text()
+
+
 @BOTH
 def test_an_interruption_while_it_is_told_takes_the_hold_back(tmp_path, start, number):
     """Until the answer is out, nobody knows the ref."""

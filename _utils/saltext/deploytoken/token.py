@@ -201,7 +201,7 @@ class Token:
                 # The master's bus may be slow, so this is still a time to be interrupted in.
                 self._notify("acquired", answer)
             if withdrawn := bool(interrupted and outcome.fresh):
-                self._withdraw(ref)
+                self._withdraw(ref, interrupted)
         if withdrawn:
             # Somebody's handler has let the signal pass; the token is given back all the same.
             raise KeyboardInterrupt
@@ -217,10 +217,10 @@ class Token:
         with _held_back() as interrupted:
             return self._drive(steps, interrupted)
 
-    def _withdraw(self, ref):
+    def _withdraw(self, ref, interrupted):
         undo = protocol.release(self.rules, f"withdraw ref={ref}", None, "", fresh=ref, ref=ref)
         try:
-            self._drive(undo)
+            self._drive(undo, interrupted)
         except errors.NotYours:
             pass  # somebody has ended it already
         except (errors.StoreError, errors.InDoubt) as exc:
@@ -230,7 +230,7 @@ class Token:
                 ref=ref,
             ) from None
 
-    def _drive(self, steps, interrupted=()):
+    def _drive(self, steps, interrupted):
         deadline = self._clock.monotonic() + self.config.deadline
         pauses = 0
         send, value = steps.send, None
