@@ -296,10 +296,13 @@ def _token():
 
 
 def _notify(event, data):
-    """Tell the bus, and while waiting the person; stdout stays for the answer."""
+    """Tell the bus, and the person what the answer may be too late for; stdout stays for the answer."""
     if event == "waiting":
         reason = f" ({data['reason']})" if data.get("reason") else ""
         door.say(f"{data['held_by']} holds the token{reason}; waiting, {data['left']} s left")
+    if event == "acquired":
+        # Salt prints the answer later, up to a second, and none after Ctrl-C in the meantime (3008.3).
+        door.say(f"{data['held_by']} holds the token (ref {data['ref']})")
     # What was done is done, whether or not anybody hears of it.
     try:
         if _master_listens():

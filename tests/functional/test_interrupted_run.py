@@ -92,6 +92,15 @@ def test_a_token_that_is_just_being_taken_is_given_back(tmp_path, place, acquire
     assert len(place.versions()) == 3
 
 
+def test_whoever_ends_it_before_the_answer_is_out_has_been_told_the_ref(tmp_path, place, acquire):
+    operator = acquire()
+    until(lambda: "Alice holds the token (ref " in (tmp_path / "err").read_text(), 60, "the token to be taken")
+    operator.kill()
+    operator.wait(30)
+    ref = (tmp_path / "err").read_text().partition("(ref ")[2][:8]
+    assert f"ref {ref})" in place.text()
+
+
 DEPLOY = {"target": "web*", "reason": "upgrade"}
 STEPS = """
 token:
