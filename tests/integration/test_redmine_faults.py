@@ -7,7 +7,7 @@ import uuid
 
 import pytest
 
-from saltext.deploytoken import config, errors, page
+from saltext.deploytoken import config, errors, live, page
 from saltext.deploytoken.store import Missing, Unanswered
 from tests.support.places import TEXT, RedminePlace
 from tests.support.proxy import (
@@ -401,6 +401,38 @@ def test_a_wrong_key_that_reads_a_public_page_cannot_take_the_token(redmine):
         with pytest.raises(errors.StoreError, match="rejects the API key"):
             nobody.acquire("upgrade")
     assert redmine.text(public) == TEXT
+
+
+def test_a_rejected_key_is_told_by_every_command_and_to_the_gate(redmine, place, tmp_path):
+    missing = f"{redmine.url}/projects/open/wiki/Init_{uuid.uuid4().hex}"
+    with direct(redmine, place.page, "lou") as lou, direct(redmine, missing, "lou") as new:
+        for refused in (
+            lou.status,
+            lambda: lou.acquire("upgrade", wait=60),
+            lambda: lou.release("done", "aaaaaaaa"),
+            lambda: lou.take_over("urgent", "aaaaaaaa"),
+            lambda: lou.history(10),
+            lambda: lou.store.create(TEXT, "init"),
+            lambda: new.store.create(TEXT, "init"),  # a public project's, where only the write is refused
+        ):
+            with pytest.raises(errors.StoreError, match="rejects the API key"):
+                refused()
+    assert redmine.get(f"{missing}.json")[0] == 404
+    assert place.versions() == [TEXT]
+    opts = {"cachedir": str(tmp_path), **place.options("lou")}
+    assert "rejects the API key" in live.answer(opts, "web1", {"nonce": "1", "ref": "aaaaaaaa"})["error"]
+
+
+def test_a_key_that_is_rejected_in_the_middle_is_told(place, proxy, alice):
+    """Somebody resets it, or locks the user."""
+    ref = alice.acquire("upgrade")["ref"]
+    proxy.faults([status(401)], only="PUT")
+    with pytest.raises(errors.StoreError, match="rejects the API key"):
+        alice.release("done", ref)
+    proxy.faults([drop(AFTER), status(401)], only="PUT")
+    with pytest.raises(errors.InDoubt, match="rejects the API key"):
+        alice.release("done", ref)
+    assert len(entries(place, alice.release("done", ref)["released"])) == 1
 
 
 @pytest.mark.parametrize(

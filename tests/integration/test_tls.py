@@ -1,6 +1,8 @@
 """TLS before a real Redmine: certificates are always verified, and nothing is sent to whom they do not prove."""
 
 import datetime
+import os
+import socket
 import ssl
 
 import pytest
@@ -8,7 +10,7 @@ import trustme
 
 from saltext.deploytoken import errors
 from tests.support.places import RedminePlace
-from tests.support.proxy import FaultProxy, redirect
+from tests.support.proxy import Fault, FaultProxy, redirect
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,24 @@ def test_a_ca_of_somebody_else_proves_nothing(served, tmp_path):
     place, proxy = served()
     refused(place, "certificate is not accepted", verify=str(other))
     assert proxy.log == []
+
+
+@pytest.mark.parametrize("last", [b"HTTP/1.1 500 Oops\r\n\r\n", b""], ids=["in clear text", "without a farewell"])
+def test_tls_that_breaks_after_the_write_was_sent_leaves_its_fate_open(served, ca_file, last):
+    """Not every error of TLS says that nothing was sent: only one of a certificate does."""
+
+    def tear(handler, forward):
+        forward()
+        with socket.socket(fileno=os.dup(handler.connection.fileno())) as bare:
+            bare.sendall(last)
+            bare.shutdown(socket.SHUT_RDWR)
+
+    place, proxy = served()
+    with place.token("alice", verify=ca_file) as alice:
+        proxy.faults([Fault("tear", tear)], only="PUT")
+        ref = alice.acquire("upgrade")["ref"]
+    assert [request.applied for request in proxy.log if request.method == "PUT"] == [[204], [204]]
+    assert [ref in text for text in place.versions()] == [False, True]
 
 
 def test_a_redirect_from_tls_to_clear_text_never_carries_the_key(served, ca_file, proxy):
