@@ -213,7 +213,9 @@ def test_an_edit_elsewhere_after_a_lost_answer_is_not_a_lost_token(place, proxy,
         return drop(AFTER) if n == 1 else None
 
     proxy.faults(edited, only="PUT")
-    ref = alice.acquire("upgrade")["ref"]
+    taken = alice.acquire("upgrade")
+    assert taken["taken"] is True  # by this very command, which gives it back when it is interrupted
+    ref = taken["ref"]
     proxy.faults(edited, only="PUT")
     alice.release("done", ref)
     assert len(entries(place, ref)) == 1
@@ -474,6 +476,19 @@ def test_who_may_not_see_versions_can_take_and_release_under_lost_answers(place,
         ref = carol.acquire("upgrade")["ref"]
         proxy.faults([drop(AFTER)], only="PUT")
         assert carol.release("done", ref)["entry"] in place.text()
+
+
+def test_who_may_not_see_versions_is_left_in_doubt_where_nothing_else_tells(place, proxy):
+    def overtaken(_method, _path, n):
+        if n == 2:
+            place.edit(lambda _: TEXT + "A remark.\n")
+        return drop(AFTER) if n == 1 else None
+
+    with place.token("carol") as carol:
+        ref = carol.acquire("upgrade")["ref"]
+        proxy.faults(overtaken, only="PUT")
+        with pytest.raises(errors.InDoubt, match="to view wiki history"):
+            carol.release("done", ref)
 
 
 # What goes over the line

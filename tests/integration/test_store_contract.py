@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from saltext.deploytoken import config, errors, page
-from saltext.deploytoken.store import Conflict, Missing
+from saltext.deploytoken.store import Conflict, Missing, Unanswered
 from saltext.deploytoken.token import Token
 from tests.support.places import TEXT, RedminePlace, SqlitePlace
 
@@ -155,9 +155,11 @@ def test_two_terminals_of_one_person_are_two_contenders(place, alice):
 
 def test_acquiring_under_the_same_ref_confirms_the_hold(place, alice, bob):
     first = alice.acquire("upgrade", ref="0a1b2c3d")
+    assert first["taken"] is True
     versions = place.versions()
     for token in (alice, bob):
-        assert token.acquire("upgrade", ref="0a1b2c3d")["ref"] == first["ref"] == "0a1b2c3d"
+        again = token.acquire("upgrade", ref="0a1b2c3d")
+        assert again == {**first, "taken": False}
         assert token.acquire("upgrade", ref="0a1b2c3d", resume=True)["held_by"] == "Alice"
     assert place.versions() == versions
 
@@ -242,6 +244,10 @@ def test_a_hold_that_somebody_typed_is_respected_and_can_be_released_by_name(pla
     with pytest.raises(errors.Held, match="Bob holds the token; "):
         alice.acquire("upgrade")
     assert alice.status()["ref"] is None
+    versions = place.versions()
+    with pytest.raises(errors.NotYours, match="a hold of Alice is not the current one, Bob holds the token"):
+        alice.release("restarted nginx")
+    assert place.versions() == versions
     answer = bob.release("restarted nginx")
     assert "Bob: restarted nginx (ref " in answer["entry"]
     assert place.text().splitlines()[2] == "Held by: nobody"
@@ -318,6 +324,71 @@ def test_a_conflict_with_a_takeover_is_not_a_release(place, alice, bob):
     with pytest.raises(errors.NotYours, match="somebody else ended"):
         alice.release("done", ref)
     assert len(entries(place, ref)) == 1
+
+
+def test_a_release_by_name_ends_the_hold_that_it_found_and_none_that_came_after(place, alice):
+    first, later = alice.acquire("upgrade")["ref"], []
+    with place.token("alice") as other:
+
+        def change_hands():
+            other.release("was done", first)
+            later.append(other.acquire("next")["ref"])
+
+        interfere(alice, change_hands)
+        answer = alice.release("done")
+    assert answer["released"] == first
+    assert "was done" in answer["entry"]
+    assert [alice.status()["ref"]] == later
+
+
+def lose(token, change):
+    """The answer to this token's next write is lost, and somebody saves the page before it is sent again."""
+    write = token.store.write
+
+    def lost(text, version, comment):
+        token.store.write = write
+        write(text, version, comment)
+        change()
+        raise Unanswered("no answer")
+
+    token.store.write = lost
+
+
+def test_a_release_is_told_from_an_end_by_hand_although_no_entry_is_left(place, alice):
+    def without_entries(text):
+        return "".join(line for line in text.splitlines(keepends=True) if "(ref " not in line)
+
+    ref = alice.acquire("upgrade")["ref"]
+    lose(alice, lambda: place.edit(without_entries))
+    assert alice.release("done", ref)["released"] == ref
+    ref = alice.acquire("upgrade")["ref"]
+    interfere(alice, lambda: place.edit(lambda text: re.sub("Held by: .*", "Held by: nobody", text)))
+    with pytest.raises(errors.NotYours, match=f"the hold {ref} is not the current one, the token is free; nothing"):
+        alice.release("done", ref)
+    assert entries(place, ref) == []
+
+
+def test_a_typed_hold_whose_release_lost_its_answer_is_known_by_its_entry(place, bob):
+    place.edit(lambda text: text.replace("Held by: nobody", "Held by: Bob"))
+    lose(bob, lambda: place.edit(lambda text: text + "A remark.\n"))
+    assert bob.release("restarted nginx")["entry"] in place.text().splitlines()
+
+
+def test_a_takeover_that_lost_its_answer_is_known_by_its_ref(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    lose(bob, lambda: place.edit(lambda text: text + "A remark.\n"))
+    answer = bob.take_over("now", ref)
+    assert (answer["held_by"], answer["displaced"]["ref"]) == ("Bob", ref)
+    assert entries(place, ref) == [answer["entry"]]
+    assert bob.status()["ref"] == answer["ref"]
+
+
+def test_a_name_typed_over_another_is_not_released_with_it(place, bob):
+    place.edit(lambda text: text.replace("Held by: nobody", "Held by: Bob"))
+    interfere(bob, lambda: place.edit(lambda text: text.replace("Held by: Bob", "Held by: Carol")))
+    with pytest.raises(errors.NotYours, match="a hold of Bob is not the current one, Carol holds the token"):
+        bob.release("done")
+    assert bob.status()["held_by"] == "Carol"
 
 
 def test_a_page_that_never_stands_still_is_given_up_with_nothing_written(place):

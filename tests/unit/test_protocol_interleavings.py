@@ -125,7 +125,7 @@ def test_a_protocol_that_guesses_is_caught(monkeypatch, wrong, kinds):
 
 
 def test_a_release_that_does_not_look_for_its_entry_is_caught(monkeypatch):
-    def ended(found, current, mine, sent, rules, ref, name):
+    def ended(*_):
         raise errors.NotYours("not current")
         yield
 

@@ -122,7 +122,7 @@ def release(rules, comment, summary, until, *, fresh, ref=None, name=None, notes
                 ended = replace(mine, ref=mine.ref or fresh)
                 entry = page.render_entry(rules.entry, ended, until=until, summary=summary, notes=notes)
         if mine is None or not _same(current, mine):
-            return (yield from _ended(found, current, mine, sent, rules, ref, name))
+            return (yield from _ended(found, current, mine, sent, rules, fresh, ref, name))
         _check_time(more)
         text = page.write(found.text, None, rules.nobody)
         if entry is not None:
@@ -220,12 +220,12 @@ def _read(ref, sent):
             raise
 
 
-def _ended(found, current, mine, sent, rules, ref, name):
+def _ended(found, current, mine, sent, rules, fresh, ref, name):
     """Tell how the hold ended that a release did not find: by this release, by an earlier one, or by somebody else."""
     now = f"{current.name} holds the token" if current else "the token is free"
     about = describe(current, found.version)
     ref = mine.ref if mine else ref
-    entries = page.entries(found.text, ref, rules.entry) if ref else []
+    entries = page.entries(found.text, ref or fresh, rules.entry)
     for entry in entries:
         if page.TAKEN_OVER not in entry:
             return Outcome(mine or page.Hold(name=name, ref=ref), found.version, entry)
