@@ -197,6 +197,16 @@ def test_a_release_writes_one_entry_in_the_same_save(place, alice):
     assert alice.status()["held_by"] is None
 
 
+def test_a_release_names_every_server_that_was_rebooted_however_many(place, alice):
+    note = "rebooted " + ", ".join(f"kingfisher-{number:03}.example.org (by itself)" for number in range(500))
+    ref = alice.acquire("upgrade")["ref"]
+    entry = alice.release("upgraded", ref, notes=[("rebooted", note)])["entry"]
+    assert note in entry
+    assert entries(place, ref) == [entry]
+    # Again, it is found.
+    assert alice.release("upgraded", ref)["entry"] == entry
+
+
 def test_releasing_twice_is_one_entry(place, alice, bob):
     ref = alice.acquire("upgrade")["ref"]
     entry = alice.release("done", ref)["entry"]

@@ -233,8 +233,13 @@ def check_reason(reason, key="reason"):
 
 
 def check_summary(summary, key="summary"):
-    """Return ``summary``, or a note after it, if a History entry can carry it; see :func:`check_name`."""
+    """Return ``summary`` if a History entry can carry it; see :func:`check_name`."""
     return _check_line(summary, key, "|", most=500)
+
+
+def check_note(note, key):
+    """Return ``note``, which follows a summary, likewise; it may name every server there is, and so is long."""
+    return _check_line(note, key, "|", most=100_000)
 
 
 def tame(text):

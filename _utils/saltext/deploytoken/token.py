@@ -148,14 +148,14 @@ class Token:
     def release(self, summary, ref=None, name=None, notes=()):
         """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
         summary = page.check_summary(summary)
-        notes = [page.check_summary(note, key) for key, note in notes]
+        notes = [page.check_note(note, key) for key, note in notes]
         ref = check_ref(ref)
         name = None if ref else self.operator(name)
         fresh = claim()
         comment = f"release ref={ref or '-'} id={fresh.id}: {summary}"
         steps = protocol.release(
             self.rules,
-            comment[:1000],
+            comment,
             summary,
             page.stamp(self._clock.time()),
             fresh=fresh.ref,
