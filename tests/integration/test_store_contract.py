@@ -500,18 +500,44 @@ def at(path, **more):
     return Token(config.parse({"deploytoken": {"store": f"sqlite:///{path}", "name": "Alice", "timeout": 5, **more}}))
 
 
-def test_of_writers_at_once_the_others_are_told_that_they_came_late_sqlite(tmp_path):
+def test_whoever_waits_for_another_write_is_told_that_it_came_late_sqlite(tmp_path):
     """And not that the file is locked, which a write that looked before it had the lock would say."""
     place = SqlitePlace(tmp_path)
+    with (
+        place.token("alice", timeout=30) as alice,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        contextlib.closing(sqlite3.connect(tmp_path / "token.db", isolation_level=None)) as other,
+    ):
+        other.execute("BEGIN IMMEDIATE")
+        writing = pool.submit(alice.store.write, TEXT + "alice\n", 1, "")
+        assert not concurrent.futures.wait([writing], timeout=0.5).done
+        other.execute("INSERT INTO page SELECT 2, text || 'other', comment, author, saved FROM page")
+        other.execute("COMMIT")
+        with pytest.raises(Conflict):
+            writing.result()
+    assert place.versions() == [TEXT, TEXT + "other"]
 
-    def write(number, version):
-        with place.token("alice") as token, contextlib.suppress(Conflict):
-            token.store.write(f"{TEXT}{number}\n", version, "")
 
-    with concurrent.futures.ThreadPoolExecutor(8) as pool:
-        for version in range(1, 6):
-            list(pool.map(write, range(8), [version] * 8))
-    assert len(place.versions()) == 6
+def test_a_write_that_a_reader_holds_up_is_sent_again_sqlite(tmp_path):
+    place = SqlitePlace(tmp_path)
+    with (
+        place.token("alice", timeout=0.1) as alice,
+        contextlib.closing(sqlite3.connect(tmp_path / "token.db", isolation_level=None)) as reader,
+    ):
+        reader.execute("BEGIN")
+        reader.execute("SELECT text FROM page").fetchall()
+        write, sent = alice.store.write, []
+
+        def count(*page_):
+            sent.append(page_)
+            if len(sent) == 3:
+                reader.execute("ROLLBACK")
+            write(*page_)
+
+        alice.store.write = count
+        assert alice.acquire("upgrade")["version"] == 2
+    assert len(sent) == 3
+    assert len(set(sent)) == 1
 
 
 def test_of_those_who_create_at_once_exactly_one_does_sqlite(tmp_path):
