@@ -13,6 +13,7 @@ import io
 import json
 import os
 import pathlib
+import random
 import re
 import shlex
 import shutil
@@ -375,7 +376,7 @@ class Demo:
         self.wait(answers, "the minion")
 
     @staticmethod
-    def wait(predicate, what, timeout=60):
+    def wait(predicate, what, timeout=180):
         ends = time.monotonic() + timeout
         while True:
             with contextlib.suppress(OSError):
@@ -545,9 +546,11 @@ def found(pattern, text):
 
 
 def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """One of those that the kernel gives to nobody who wants just any: it stays free until it is used."""
+    while True:
+        with contextlib.suppress(OSError), socket.socket() as listener:
+            listener.bind(("127.0.0.1", random.randrange(10_000, 32_768)))
+            return listener.getsockname()[1]
 
 
 def other_crawls():

@@ -4,16 +4,32 @@ import contextlib
 import ctypes
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
 
+_KEPT = []
+
 
 def free_port():
-    """A port that was free on loopback a moment ago."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
+    """
+    A port that is free on loopback, and stays so until it is used by whom it was asked for.
+
+    The kernel gives it to nobody who wants just any, and another test run does not get it from here while this one
+    lasts: each port goes with a name in the abstract namespace of Unix sockets, which one process can have.
+    """
+    first, last = map(int, pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    ports = [*range(10_000, first), *range(last + 1, 65_536)]
+    for port in random.SystemRandom().sample(ports if len(ports) > 1000 else range(10_000, 65_536), 1000):
+        name, listener = socket.socket(socket.AF_UNIX), socket.socket()
+        with contextlib.suppress(OSError), listener:
+            name.bind(f"\0deploytoken-test-port-{port}")
+            listener.bind(("127.0.0.1", port))
+            _KEPT.append(name)
+            return port
+        name.close()
+    raise AssertionError("no free port on loopback")
 
 
 def listening(port):

@@ -19,6 +19,7 @@ import sys
 
 import yaml
 
+from tests.support.process import free_port
 from tests.support.wait import until
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
@@ -139,7 +140,7 @@ class Config:
         """Change keys of the configuration (of one that has no daemon)."""
         (self.folder / "master").write_text(yaml.safe_dump({**self.options, **options}))
 
-    def command(self, program, *words, out="json", timeout=240, environment=None):
+    def command(self, program, *words, out="json", timeout=600, environment=None):
         """A Salt program on this configuration, as a child process."""
         command = [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder)]
         command += [f"--out={out}"] if out else []
@@ -156,7 +157,7 @@ class Config:
         )
         return Result(command, done.returncode, done.stdout, done.stderr)
 
-    def run(self, function, *positional, out="json", timeout=240, environment=None, **named):
+    def run(self, function, *positional, out="json", timeout=600, environment=None, **named):
         """``salt-run FUNCTION ARGUMENTS``."""
         words = arguments(positional, named)
         return self.command("salt-run", function, *words, out=out, timeout=timeout, environment=environment)
@@ -175,7 +176,7 @@ class Config:
         self._background.append(started)
         return started
 
-    def orchestrate(self, sls="deploytoken.deploy", /, timeout=300, out="json", test=None, **deploy):
+    def orchestrate(self, sls="deploytoken.deploy", /, timeout=600, out="json", test=None, **deploy):
         """``salt-run state.orchestrate SLS pillar='{"deploy": {…}}'``; the named arguments are the deploy's."""
         named = {"pillar": {"deploy": deploy}}
         if test is not None:
@@ -208,6 +209,8 @@ class Cluster(Config):
         self.minions = {}
         overrides = {
             "interface": "127.0.0.1",
+            "publish_port": free_port(),
+            "ret_port": free_port(),
             "timeout": 5,
             "gather_job_timeout": 15,
             "file_roots": {"base": [str(self.states), tree(folder)], "other": [str(self.other)]},
@@ -224,14 +227,14 @@ class Cluster(Config):
         # Before the master starts: it looks for external pillars once.
         synced = self.run("saltutil.sync_all")
         assert synced.code == 0, synced
-        self.master.start(start_timeout=60)
+        self.master.start(start_timeout=180)
         return self
 
     def minion(self, minion_id, **options):
         """A running minion of this id, started when first asked for; ``options`` are its configuration."""
         if minion_id not in self.minions:
             daemon = self.master.salt_minion_daemon(minion_id, overrides={"master": "127.0.0.1", **options})
-            daemon.start(start_timeout=90)
+            daemon.start(start_timeout=240)
             self.minions[minion_id] = daemon
             synced = self.salt(minion_id, "saltutil.sync_all")
             assert minion_id in (synced.data or {}), synced
