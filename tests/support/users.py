@@ -45,7 +45,7 @@ class User:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         assert not check or done.returncode == 0, f"{command} as {self.name}: {done.stdout}{done.stderr}"
         return done.stdout
@@ -100,13 +100,20 @@ class Users:
             for left in user.processes():
                 with contextlib.suppress(psutil.Error):
                     left.kill()
-            wait.until(lambda user=user: not user.processes(), 20, f"the processes of {user.name} to end")
+            wait.until(lambda user=user: not user.processes(), what=f"the processes of {user.name} to end")
             shutil.rmtree(f"/tmp/tmux-{user.uid}", ignore_errors=True)
             shutil.rmtree(f"/run/screen/S-{user.name}", ignore_errors=True)
-            subprocess.run(["userdel", user.name], check=True, capture_output=True)
+            # It refuses while it finds one of them as a zombie, and while somebody else changes the users.
+            wait.until(lambda user=user: _succeeds("userdel", user.name), what=f"{user.name} to be removed")
         if self._folder:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._users.clear()
+
+
+def _succeeds(*command):
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return True
 
 
 @dataclasses.dataclass
@@ -123,30 +130,39 @@ class Session:
         """A tmux command on this server, as its user."""
         return self.user.run("tmux", "-u", "-S", self.socket, *arguments)
 
+    def prompt(self):
+        """Wait until the shell in its tmux pane shows its prompt (again): what its start runs is over then."""
+        shown = lambda: self.tmux("capture-pane", "-p", "-t", f"={self.name}:").rstrip()  # noqa: E731
+        wait.until(lambda: shown().endswith("$"), what=f"the prompt in {self.name}")
+        return self
+
     def end(self):
         """End the server by its pid, with everything below it, and what left it with ``setsid``."""
+        ended = []
         for left in self.user.processes():
             with contextlib.suppress(psutil.Error):
                 marks = left.environ()
                 if f",{self.pid}," in marks.get("TMUX", "") or marks.get("STY", "").startswith(f"{self.pid}."):
                     left.kill()
+                    ended.append(left)
         with contextlib.suppress(psutil.NoSuchProcess):
             server = psutil.Process(self.pid)
-            below = server.children(recursive=True)
+            ended += [server, *server.children(recursive=True)]
             server.send_signal(signal.SIGTERM)
             with contextlib.suppress(psutil.TimeoutExpired):
                 server.wait(5)
-            for left in [server, *below]:
+            for left in ended:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     left.kill()
-            psutil.wait_procs([server, *below], 10)
+        psutil.wait_procs(ended, 60)
 
 
 def tmux(user, name="ana-work", command=None, socket=None, label=None, **environment):
     """
     Start a session (and its server, where there is none on this socket) as ``user``.
 
-    ``command`` runs in the pane (a shell when None); ``socket`` is a path (``-S``), ``label`` a name (``-L``).
+    ``command`` runs in the pane (a shell when None); ``socket`` is a path (``-S``), ``label`` a name (``-L``). It runs
+    by the time that this returns: first, the pane is a fork of the server, and then a shell that is told it.
     """
     where = ["-S", socket] if socket else ["-L", label] if label else []
     base = ["tmux", "-u", "-f", "/dev/null", *where]
@@ -155,6 +171,12 @@ def tmux(user, name="ana-work", command=None, socket=None, label=None, **environ
     )
     row = user.run(*base, "list-panes", "-t", f"={name}", "-F", "#{pid}\t#{socket_path}\t#{pane_pid}", **environment)
     pid, path, pane = row.splitlines()[0].split("\t")
+
+    def begun():
+        program, *words = psutil.Process(int(pane)).cmdline()
+        return pathlib.Path(program).name != "tmux" and words[:1] != ["-c"]
+
+    wait.until(begun, what=f"{command or 'a shell'} to run")
     return Session(user, name, int(pid), path, int(pane))
 
 
@@ -170,4 +192,4 @@ def screen(user, name="ana-work", *command):
                     return candidate.pid
         return None
 
-    return Session(user, name, wait.until(server, 10, "screen's server"))
+    return Session(user, name, wait.until(server, what="screen's server"))

@@ -3,12 +3,13 @@
 import time
 
 
-def until(predicate, timeout=30, what="the condition", interval=0.05):
+def until(predicate, timeout=60, what="the condition", interval=0.05):
     """
     Call ``predicate`` until it returns something true, and return that.
 
     predicate
-        A function without arguments. An ``AssertionError`` or ``OSError`` from it counts as "not yet".
+        A function without arguments. An ``AssertionError`` or ``OSError`` from it counts as "not yet", and so does a
+        ``ValueError``: a file that is being written may not be JSON yet, nor even UTF-8.
     timeout
         Seconds, after which an ``AssertionError`` says what was waited for (and the last error, if there was one).
     what
@@ -20,7 +21,7 @@ def until(predicate, timeout=30, what="the condition", interval=0.05):
         try:
             value = predicate()
             last = None
-        except (AssertionError, OSError) as error:
+        except (AssertionError, OSError, ValueError) as error:
             value, last = None, error
         if value:
             return value
