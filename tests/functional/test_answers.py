@@ -107,7 +107,7 @@ def server(get, put=b"HTTP/1.1 204 No Content\r\n\r\n"):
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def token(port, title="T", timeout=5):
+def token(port, title="T", timeout=30):
     store = f"http://127.0.0.1:{port}/projects/p/wiki/{title}"
     return Token(
         config.parse(
@@ -155,15 +155,15 @@ def test_a_name_that_is_slow_to_resolve_is_waited_for_no_longer_than_a_request(m
         return find(*args, **kwargs)
 
     monkeypatch.setattr(socket, "getaddrinfo", resolve)
-    with server(GOOD) as port, token(port, timeout=0.5) as alice:
+    with server(GOOD) as port, token(port, timeout=2) as alice:
         slow.set()
         try:
-            with pytest.raises(Unanswered, match=r"not within 0\.5 seconds"):
+            with pytest.raises(Unanswered, match="not within 2 seconds"):
                 alice.status()
             slow.clear()
             found = alice.store.read()
             slow.set()  # each answer ends the connection, so the write has to look the name up again
-            with pytest.raises(Unanswered, match=r"not within 0\.5 seconds"):
+            with pytest.raises(Unanswered, match="not within 2 seconds"):
                 alice.store.write("Held by: Alice\n", found.version, "")
         finally:
             known.set()

@@ -36,7 +36,7 @@ def salt_run(tmp_path):
             [SALT_RUN, "--config-dir", tmp_path / "conf", "--out=json", *arguments],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
         )
         return done.returncode, json.loads(done.stdout)
 

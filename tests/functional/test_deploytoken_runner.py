@@ -225,10 +225,13 @@ def test_without_a_master_no_event_delays_or_fails_a_command(salt):
     salt.runners["event.send"]("one")
     salt.runners["event.send"]("two")
     delay = time.monotonic() - begun
-    begun = time.monotonic()
-    ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]
-    assert salt.runners["deploytoken.release"](summary="done", ref=ref)["released"] == ref
-    assert time.monotonic() - begun < delay / 2
+    took = []
+    while not took or (min(took) >= delay / 2 and len(took) < 20):  # the machine may have other work
+        begun = time.monotonic()
+        ref = salt.runners["deploytoken.acquire"](reason="upgrade")["ref"]
+        assert salt.runners["deploytoken.release"](summary="done", ref=ref)["released"] == ref
+        took.append(time.monotonic() - begun)
+    assert min(took) < delay / 2
 
 
 def test_an_event_that_cannot_be_sent_fails_nothing(salt):
@@ -256,9 +259,9 @@ def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_st
 
         def start(name):
             deploy = config.popen("state.orchestrate", name)
-            stack.callback(deploy.communicate, timeout=60)
+            stack.callback(deploy.communicate, timeout=240)
             stack.callback((tmp_path / "go").touch)
-            until((tmp_path / name).exists, 60, f"the orchestration {name} to have the token")
+            until((tmp_path / name).exists, 240, f"the orchestration {name} to have the token")
             return deploy
 
         deploy = start("slow")
@@ -270,7 +273,7 @@ def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_st
         job = min(jobs.iterdir(), key=lambda path: path.name)
         assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": True}
         (tmp_path / "go").touch()
-        deploy.communicate(timeout=60)
+        deploy.communicate(timeout=240)
         assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": False}
 
         # Under the same hold, by another job, which is killed; and the master's maintenance cleans up after it.

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 
+import psutil
 import pytest
 
 from saltext.deploytoken import config, page
@@ -49,7 +50,7 @@ def acquire(tmp_path, place):
 
 
 def check_answer(tmp_path, started):
-    assert started.wait(30) == 130
+    assert started.wait(120) == 130
     answer = json.loads((tmp_path / "out").read_text())
     assert (answer["reason"], answer["retcode"]) == ("interrupted", 130)
     assert "Traceback" not in (tmp_path / "err").read_text()
@@ -62,7 +63,7 @@ def test_a_waiter_that_is_interrupted_leaves_nothing_behind(tmp_path, place, acq
         versions = place.versions()
         waiter = acquire("wait=15m")
         progress = "Bob holds the token (long work); waiting, "
-        until(lambda: progress in (tmp_path / "err").read_text(), 60, "the waiter to wait")
+        until(lambda: progress in (tmp_path / "err").read_text(), 120, "the waiter to wait")
         waiter.send_signal(number)
         check_answer(tmp_path, waiter)
         assert place.versions() == versions
@@ -76,15 +77,19 @@ def test_a_token_that_is_just_being_taken_is_given_back(tmp_path, place, acquire
     with contextlib.closing(sqlite3.connect(tmp_path / "token.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         operator = acquire()
-        seen = []
+        process_, seen = psutil.Process(operator.pid), []
 
         def writing():
-            """The file is open for long: reading goes through, and the write waits for the other one."""
+            """
+            The file is open, and the process sleeps for so long that it does nothing else: reading goes through, and
+            the write waits for the other one.
+            """
             files = pathlib.Path(f"/proc/{operator.pid}/fd").iterdir()
-            seen.append(any(os.path.realpath(file).endswith("token.db") for file in files))
-            return len(seen) > 5 and all(seen[-5:])
+            opened = any(os.path.realpath(file).endswith("token.db") for file in files)
+            seen.append((opened, process_.status(), process_.cpu_times()))
+            return len(seen) > 5 and set(seen[-5:]) == {(True, psutil.STATUS_SLEEPING, seen[-1][2])}
 
-        until(writing, 60, "the write to wait", interval=0.1)
+        until(writing, 120, "the write to wait", interval=0.1)
         operator.send_signal(number)
         other.execute("ROLLBACK")
     check_answer(tmp_path, operator)
@@ -128,7 +133,7 @@ def between(tmp_path, place):
     def start(resumed=True):
         (states / "steps.sls").write_text(STEPS.format(tmp_path, resumed))
         started = made.popen("state.orchestrate", "steps", pillar={"deploy": DEPLOY})
-        until((tmp_path / "begun").exists, 60, "the step between two of ours")
+        until((tmp_path / "begun").exists, 120, "the step between two of ours")
         return started
 
     start.run = made.command
@@ -148,7 +153,7 @@ def ways_on(stderr):
 def test_whoever_interrupts_between_two_steps_is_told_once_that_the_token_stays_held(place, between, number):
     deploy = between()
     deploy.send_signal(number)
-    _, stderr = deploy.communicate(timeout=60)
+    _, stderr = deploy.communicate(timeout=240)
     assert deploy.returncode == 1
     assert "ref aaaaaaaa" in place.text()
     assert stderr.count("The deploy token stays held (ref aaaaaaaa): the deploy was ended in the middle.") == 1
@@ -165,14 +170,14 @@ def test_whoever_interrupts_between_two_steps_is_told_once_that_the_token_stays_
 def test_a_terminal_that_goes_away_between_two_steps_leaves_the_token_held(place, between):
     deploy = between()
     deploy.send_signal(signal.SIGHUP)
-    deploy.communicate(timeout=60)
+    deploy.communicate(timeout=240)
     assert deploy.returncode == -signal.SIGHUP
     assert "ref aaaaaaaa" in place.text()
 
 
 def test_a_deploy_that_comes_to_its_end_tells_there_what_goes_on_and_not_once_more(tmp_path, place, between):
     (tmp_path / "go").touch()
-    stdout, stderr = between().communicate(timeout=60)
+    stdout, stderr = between().communicate(timeout=240)
     # Salt logs the comment of a failed step as well.
     assert "The deploy token stays held (ref aaaaaaaa): no state was applied." in stdout
     assert "ref aaaaaaaa" in place.text()

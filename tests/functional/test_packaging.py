@@ -52,7 +52,7 @@ class Installed:
     def run(self, code, *arguments):
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         command = [str(self.python), "-c", code, *map(str, arguments)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=clean, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, cwd="/", env=clean, timeout=240)
         return Result(command, done.returncode, done.stdout, done.stderr)
 
     def salt_run(self, config, *words):

@@ -33,14 +33,14 @@ def query(postgres):
         started.append(postgres.session(sql))
         marker = sql.split("'")[1] if "'" in sql else sql[:20]
         running = f"SELECT count(*) FROM {OTHERS} AND state = 'active' AND query LIKE '%{marker}%'"
-        until(lambda: postgres.query(running) != "0", 10, "the query to run")
+        until(lambda: postgres.query(running) != "0", what="the query to run")
 
     yield query
     for one in started:
         process.end(one)
     postgres.query(f"SELECT pg_terminate_backend(pid) FROM {OTHERS}")
     left = f"SELECT count(*) FROM {OTHERS}"
-    until(lambda: postgres.query(left) == "0", 10, "the queries to end")
+    until(lambda: postgres.query(left) == "0", what="the queries to end")
 
 
 def test_a_query_that_is_old_enough_blocks_and_says_whose_it_is_without_its_text(ask, query):
@@ -57,7 +57,7 @@ def test_a_query_that_is_old_enough_blocks_and_says_whose_it_is_without_its_text
 
 def test_a_short_query_of_a_long_transaction_is_as_old_as_the_transaction(ask, postgres, query):
     query("BEGIN; SELECT pg_sleep(1.5); SELECT pg_sleep(7777), 'second'")
-    until(lambda: ask(older_than=1)["blockers"], 10, "the transaction to be a second old")
+    until(lambda: ask(older_than=1)["blockers"], what="the transaction to be a second old")
 
 
 def test_a_role_that_cannot_see_is_unknown_and_not_idle(ask, postgres, query):
@@ -77,7 +77,7 @@ def test_a_connection_whose_activity_is_not_tracked_is_unknown_and_not_idle(ask,
     untracked = postgres.session("SET track_activities = off", "SELECT pg_sleep(7777), 'untracked'")
     try:
         off = f"SELECT count(*) FROM {OTHERS} AND state = 'disabled'"
-        until(lambda: postgres.query(off) != "0", 10, "the query to run")
+        until(lambda: postgres.query(off) != "0", what="the query to run")
 
         assert "does not track what 1 connections do" in ask(older_than=0)["unknowns"][0]["why"]
         assert ask(older_than="1h") == {"blockers": [], "unknowns": [], "info": []}  # nor is the connection that old
