@@ -2,7 +2,6 @@
 
 import json
 import logging
-import time
 import uuid
 
 import pytest
@@ -28,6 +27,8 @@ from tests.support.proxy import (
 )
 from tests.support.wait import until
 
+#: The time-out of who has to be seen giving up: long enough for what else it asks of a busy machine.
+SHORT = 3
 #: A write that gets one of these is sent again, and its fate is then known.
 UNANSWERED = [
     drop(BEFORE),
@@ -35,7 +36,7 @@ UNANSWERED = [
     *(status(code, when) for code in (500, 502, 503, 504, 408, 429) for when in (BEFORE, AFTER)),
     html(BEFORE),
     html(AFTER),
-    delay(2, AFTER),
+    delay(2 * SHORT, AFTER),
     drip(BEFORE),
     drip(AFTER),
     status(200, AFTER, "{}", "application/json"),
@@ -53,8 +54,10 @@ def place(redmine, proxy):
 
 
 @pytest.fixture
-def alice(place):
-    with place.token("alice", timeout=1) as token:
+def alice(place, request):
+    """With little patience only where the test's ``fault`` is that no answer comes."""
+    fault = getattr(request.node, "callspec", None) and request.node.callspec.params.get("fault")
+    with place.token("alice", timeout=SHORT if repr(fault).startswith(("delay", "drip")) else 30) as token:
         yield token
 
 
@@ -89,7 +92,7 @@ def test_a_lost_answer_is_resolved_by_the_identical_write(place, proxy, alice, f
     held = alice.acquire("upgrade")
     assert alice.status()["ref"] == held["ref"]
     first, *more = bodies(proxy)
-    assert more == [first]
+    assert set(more) == {first}
     assert held["version"] == 2
 
     proxy.faults([fault], only="PUT")
@@ -126,11 +129,12 @@ def test_many_lost_answers_in_a_row_are_resolved(place, proxy, alice):
     assert len(place.versions()) == 2
 
 
-def test_a_write_that_lands_after_its_client_gave_up_changes_nothing(place, proxy, alice, bob):
+def test_a_write_that_lands_after_its_client_gave_up_changes_nothing(place, proxy, bob):
     ghost = Hold()
     proxy.faults([ghost], only="PUT")
-    ref = alice.acquire("upgrade")["ref"]
-    alice.release("done", ref)
+    with place.token("alice", timeout=SHORT) as alice:
+        ref = alice.acquire("upgrade")["ref"]
+        alice.release("done", ref)
     other = bob.acquire("next")["ref"]
     ghost.wait()
     ghost.release()
@@ -148,14 +152,14 @@ def test_a_write_without_an_answer_until_the_deadline_is_doubt_and_may_appear(pl
         return ghosts[-1]
 
     proxy.faults(hold, only="PUT")
-    with place.token("alice", timeout=0.3, deadline=1) as alice:
+    with place.token("alice", timeout=SHORT, deadline=SHORT) as alice:
         with pytest.raises(errors.InDoubt, match=r"may still appear.*`salt-run deploytoken\.status`") as caught:
             alice.acquire("upgrade")
         ref = caught.value.details["ref"]
         assert caught.value.code == 5
         assert alice.status()["held_by"] is None
         ghosts[-1].release()
-        until(lambda: alice.status()["ref"] == ref, 10, "the ghost to land")
+        until(lambda: alice.status()["ref"] == ref, what="the ghost to land")
         for ghost in ghosts:
             ghost.release()
         proxy.settled()
@@ -167,18 +171,16 @@ def test_a_write_without_an_answer_until_the_deadline_is_doubt_and_may_appear(pl
 
 def test_a_wiki_that_only_drips_is_doubt_by_the_deadline_and_can_be_asked_again(place, proxy):
     proxy.faults(lambda *_: drip(AFTER), only="PUT")
-    with place.token("alice", timeout=0.5, deadline=1.5) as alice:
-        began = time.monotonic()
-        with pytest.raises(errors.InDoubt, match=r"not within 0\.5 seconds") as caught:
-            alice.acquire("upgrade")
-        assert time.monotonic() - began < 8
+    with place.token("alice", timeout=SHORT, deadline=SHORT) as alice:
+        with pytest.raises(errors.InDoubt, match=f"not within {SHORT} seconds") as caught:
+            alice.acquire("upgrade")  # or it would drip for ever
         assert len(set(bodies(proxy))) == 1
         proxy.faults([])
         assert alice.status()["ref"] == caught.value.details["ref"]
 
 
 def test_a_release_without_an_answer_is_doubt_and_can_be_said_again(place, proxy):
-    with place.token("alice", timeout=0.3, deadline=1) as alice:
+    with place.token("alice", deadline=1) as alice:
         ref = alice.acquire("upgrade")["ref"]
         proxy.faults(lambda *_: drop(AFTER), only="PUT")
         with pytest.raises(errors.InDoubt, match=ref):
@@ -234,7 +236,7 @@ def test_a_conflict_and_then_no_answer_is_doubt(place, proxy):
 
     fault = duplicate()
     fault._act = between
-    with place.token("alice", timeout=0.3, deadline=1) as alice:
+    with place.token("alice", deadline=1) as alice:
         proxy.faults([fault], only="PUT")
         with pytest.raises(errors.InDoubt):
             alice.acquire("upgrade")
@@ -284,7 +286,7 @@ def test_a_waiter_that_gets_no_answer_from_the_start_is_told_at_once(place, prox
 
 
 @pytest.mark.parametrize(
-    "fault", [drop(BEFORE), status(500), status(503), truncate(), delay(2, AFTER), drip()], ids=repr
+    "fault", [drop(BEFORE), status(500), status(503), truncate(), delay(2 * SHORT, AFTER), drip()], ids=repr
 )
 def test_a_look_without_an_answer_is_refused_at_once_without_hidden_retries(place, proxy, alice, fault):
     proxy.faults([fault])
@@ -471,7 +473,7 @@ def test_a_rest_api_that_is_off_is_a_refusal(redmine, place):
 
 
 def test_who_may_not_see_versions_can_take_and_release_under_lost_answers(place, proxy):
-    with place.token("carol", timeout=1) as carol:
+    with place.token("carol") as carol:
         proxy.faults([drop(AFTER)], only="PUT")
         ref = carol.acquire("upgrade")["ref"]
         proxy.faults([drop(AFTER)], only="PUT")

@@ -39,7 +39,7 @@ def desk(master_config, redmine, proxy, page, tmp_path, key_as):
             "store": proxy.at(page),
             key_as: key if key_as == "api_key" else str(file),
             "name": "Alice",
-            "timeout": 2,
+            "timeout": 30,
             "deadline": 3,
         },
         log_level_logfile="trace",
@@ -126,10 +126,10 @@ def test_an_interruption_in_the_middle_of_a_write_ends_with_130_and_gives_it_bac
     desk.config.update(deploytoken={**desk.config.options["deploytoken"], "timeout": 30, "deadline": 60})
     operator = desk.config.popen("deploytoken.acquire", reason="upgrade")
     try:
-        held.wait(60)
+        held.wait()
         operator.send_signal(signal.SIGTERM)
         held.release()
-        out, err = operator.communicate(timeout=60)
+        out, err = operator.communicate(timeout=120)
     finally:
         with contextlib.suppress(ProcessLookupError):
             process.end(operator)

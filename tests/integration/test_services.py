@@ -127,7 +127,7 @@ def test_proxy_makes_ghosts_that_apply_after_their_client_gave_up(redmine, proxy
     ghost.wait()
     assert redmine.text(page) == "one"
     ghost.release()
-    until(lambda: redmine.text(page) == "two", 10, "the ghost to land")
+    until(lambda: redmine.text(page) == "two", what="the ghost to land")
     proxy.settled()
     assert put(proxy.at(page), "three", 2, redmine.key("alice")).status_code == 204
     assert put(proxy.at(page), "four", 3, redmine.key("alice")).status_code == 204
@@ -165,7 +165,7 @@ def test_scrapyd_leaves_orphans_behind_when_it_is_killed(scrapyd_factory):
     assert scrapyd.status()["running"] == 0
     assert psutil.pid_exists(pid)
     scrapyd.stop()
-    until(lambda: not psutil.pid_exists(pid), 10, "the orphan to be ended")
+    until(lambda: not psutil.pid_exists(pid), what="the orphan to be ended")
 
 
 def test_scrapyd_wants_its_password(scrapyd_factory):
@@ -197,8 +197,7 @@ def test_postgres_answers_and_shows_its_clients(postgres):
     try:
         until(
             lambda: postgres.query("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'") == "1",
-            10,
-            "the query to run",
+            what="the query to run",
         )
     finally:
         end(client)

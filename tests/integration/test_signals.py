@@ -37,12 +37,12 @@ class Operator:
         )
 
     def said(self):
-        return [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        return [json.loads(line) for line in self.log.read_text().splitlines(True) if line[0] + line[-1] == "{\n"]
 
     def signal(self, number):
         self.process.send_signal(number)
 
-    def end(self, timeout=20):
+    def end(self, timeout=120):
         """Wait for the end; the exit code, which is negative after a signal."""
         return self.process.wait(timeout)
 
@@ -84,7 +84,7 @@ def test_a_waiter_that_is_interrupted_leaves_nothing_behind(tmp_path, start, num
     with place.token("bob") as bob:
         ref = bob.acquire("long work")["ref"]
         waiter = start(place.options("alice"), "acquire", reason="next", wait=600)
-        until(lambda: any(line.get("event") == "waiting" for line in waiter.said()), 30, "the waiter to wait")
+        until(lambda: any(line.get("event") == "waiting" for line in waiter.said()), what="the waiter to wait")
         versions = place.versions()
         waiter.signal(number)
         assert by_signal(waiter.end(), number)
@@ -117,7 +117,7 @@ def test_a_write_that_waits_for_the_file_is_taken_back_sqlite(tmp_path, start, n
     with contextlib.closing(sqlite3.connect(tmp_path / "token.db", isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
         operator = start(place.options("alice", timeout=30), "acquire", reason="upgrade")
-        until(lambda: _catches(operator.process.pid, number), 30, "the write to be protected from signals")
+        until(lambda: _catches(operator.process.pid, number), what="the write to be protected from signals")
         operator.signal(number)
         other.execute("ROLLBACK")
     assert by_signal(operator.end(), number)
@@ -156,14 +156,14 @@ def test_a_write_that_lost_its_answer_is_resolved_and_then_taken_back(start, pla
 def test_a_write_whose_fate_stays_unknown_is_reported_although_interrupted(start, place, proxy, number):
     held = Hold()
     proxy.faults(lambda _method, _path, n: held if n == 1 else drop(BEFORE), only="PUT")
-    operator = start(place.options("alice", timeout=0.5, deadline=2), "acquire", reason="upgrade")
+    operator = start(place.options("alice", timeout=3, deadline=3), "acquire", reason="upgrade")
     held.wait()
     operator.signal(number)
     assert operator.end() == 5
     assert operator.said()[-1]["reason"] == "in_doubt"
     ref = operator.said()[-1]["ref"]
     held.release()
-    until(lambda: f"ref {ref}" in place.text(), 10, "the write to land")
+    until(lambda: f"ref {ref}" in place.text(), what="the write to land")
 
 
 def test_under_nohup_a_lost_connection_changes_nothing(start, place, proxy):
@@ -200,10 +200,10 @@ def test_a_hold_that_was_given_back_is_never_answered_as_held(tmp_path, monkeypa
 def test_a_second_interruption_ends_the_resends_with_doubt(start, place, proxy):
     proxy.faults(lambda *_: drop(BEFORE), only="PUT")
     operator = start(place.options("alice", deadline=600), "acquire", reason="upgrade")
-    until(lambda: proxy.methods().count("PUT") > 1, 30, "the write to be sent again")
+    until(lambda: proxy.methods().count("PUT") > 1, what="the write to be sent again")
     operator.signal(signal.SIGINT)
     sent = proxy.methods().count("PUT")
-    until(lambda: proxy.methods().count("PUT") > sent + 1, 30, "the first interruption not to end the resends")
+    until(lambda: proxy.methods().count("PUT") > sent + 1, what="the first interruption not to end the resends")
     operator.signal(signal.SIGINT)
     assert operator.end() == 5
     assert operator.said()[-1]["reason"] == "in_doubt"

@@ -460,7 +460,7 @@ def test_contenders_in_threads_never_hold_at_once(place):
     inside, worst, done = [], [], []
 
     def contend(number):
-        with place.token(("alice", "bob")[number % 2], deadline=30) as token:
+        with place.token(("alice", "bob")[number % 2], deadline=120) as token:
             for _ in range(2):
                 try:
                     ref = token.acquire("contend")["ref"]
@@ -497,7 +497,7 @@ def test_a_file_that_is_no_token_is_refused_in_one_line_sqlite(tmp_path, bytes_)
 
 def at(path, **more):
     """The token in this file, which need not be there."""
-    return Token(config.parse({"deploytoken": {"store": f"sqlite:///{path}", "name": "Alice", "timeout": 5, **more}}))
+    return Token(config.parse({"deploytoken": {"store": f"sqlite:///{path}", "name": "Alice", "timeout": 30, **more}}))
 
 
 def test_whoever_waits_for_another_write_is_told_that_it_came_late_sqlite(tmp_path):

@@ -13,8 +13,8 @@ TEXT = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 
 
 def settings(address, **more):
-    """Return options of a master with a store at this address and times for tests; ``more`` are other keys."""
-    return {"deploytoken": {"store": address, "timeout": 2, "deadline": 10, **more}}
+    """Return options of a master with a store here, patient as on a busy machine; ``more`` are other keys."""
+    return {"deploytoken": {"store": address, "timeout": 30, "deadline": 60, **more}}
 
 
 class SqlitePlace:

@@ -19,6 +19,7 @@ import http.client
 import http.server
 import socket
 import threading
+import time
 import urllib.parse
 
 from tests.support import wait
@@ -52,7 +53,10 @@ class Answer:
 
 @dataclasses.dataclass
 class Request:
-    """One request that reached the proxy; ``applied``: the upstream's status for each time that it was forwarded."""
+    """
+    One request that reached the proxy, when (``at``, in seconds of the monotonic clock), and the upstream's status for
+    each time that it was forwarded (``applied``).
+    """
 
     n: int
     method: str
@@ -62,6 +66,7 @@ class Request:
     connection: int
     fault: Fault | None = None
     applied: list = dataclasses.field(default_factory=list)
+    at: float = dataclasses.field(default_factory=time.monotonic)
 
 
 def drop(when):
@@ -139,7 +144,7 @@ class Hold(Fault):
         self.when = when
         self.reached, self._released = threading.Event(), threading.Event()
 
-    def wait(self, timeout=30):
+    def wait(self, timeout=120):
         assert self.reached.wait(timeout), "no request reached the hold"
 
     def release(self):
@@ -255,7 +260,7 @@ class FaultProxy:
         self.faults([])
         self.log.clear()
 
-    def settled(self, timeout=30):
+    def settled(self, timeout=60):
         """Wait until no request is on its way any more."""
         wait.until(lambda: not self._busy, timeout, "the proxy to have nothing on its way")
 
