@@ -159,7 +159,7 @@ def salt_factories_config(tmp_path_factory):
         "root_dir": tmp_path_factory.mktemp("salt"),
         "code_dir": str(CHECKOUT),
         "inject_sitecustomize": False,
-        "start_timeout": 60,
+        "start_timeout": 180,
     }
 
 

@@ -29,10 +29,10 @@ def start(tmp_path):
 
     yield start
     for one in started:
-        process.end(one, timeout=60)
+        process.end(one, timeout=120)
     with contextlib.suppress(TypeError):  # nothing was started, or it never said where
         if folder_of(output).exists():
-            subprocess.run([sys.executable, DEMO, "--end", folder_of(output)], timeout=60, check=True)
+            subprocess.run([sys.executable, DEMO, "--end", folder_of(output)], timeout=240, check=True)
 
 
 def folder_of(output):
@@ -52,19 +52,19 @@ def left(folder):
 
 def test_an_interrupt_in_the_middle_leaves_nothing(start):
     demo, output = start()
-    wait.until(lambda: "A deploy while something runs is blocked" in output.read_text(), 120, "the third step")
+    wait.until(lambda: "A deploy while something runs is blocked" in output.read_text(), 400, "the third step")
     assert left(folder_of(output))
 
     demo.send_signal(signal.SIGINT)
 
-    assert demo.wait(60) == 130, process.tail(output, 100)
+    assert demo.wait(240) == 130, process.tail(output, 100)
     assert not folder_of(output).exists()
     assert not left(folder_of(output))
 
 
 def test_everything_goes_as_told_and_what_is_kept_can_be_played_with_and_ended(start):
     demo, output = start("--keep")
-    assert demo.wait(240) == 0, process.tail(output, 100)
+    assert demo.wait(600) == 0, process.tail(output, 100)
     folder = folder_of(output)
     assert "Everything went as told" in output.read_text()
     assert left(folder)
@@ -72,8 +72,8 @@ def test_everything_goes_as_told_and_what_is_kept_can_be_played_with_and_ended(s
     environment = {**os.environ, "SALT_CONFIG_DIR": str(folder / "etc")}
     salt_run = pathlib.Path(sys.executable).with_name("salt-run")
     command = [salt_run, "deploytoken.status", "--out=yaml"]
-    status = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    ended = subprocess.run([sys.executable, DEMO, "--end", folder], capture_output=True, text=True, timeout=60)
+    status = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    ended = subprocess.run([sys.executable, DEMO, "--end", folder], capture_output=True, text=True, timeout=240)
 
     assert "held_by: null" in status.stdout
     assert ended.returncode == 0, ended.stderr
@@ -83,7 +83,7 @@ def test_everything_goes_as_told_and_what_is_kept_can_be_played_with_and_ended(s
 
 @pytest.mark.parametrize("folder", ["/nonexistent", "/tmp", "."])
 def test_only_a_demos_folder_can_be_ended(folder):
-    ended = subprocess.run([sys.executable, DEMO, "--end", folder], capture_output=True, text=True, timeout=60)
+    ended = subprocess.run([sys.executable, DEMO, "--end", folder], capture_output=True, text=True, timeout=240)
 
     assert ended.returncode == 2
     assert "is not the folder of a demo" in ended.stderr

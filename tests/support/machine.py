@@ -8,6 +8,7 @@ Needs root. The network is the test's, so that it finds the master on loopback.
 import pathlib
 import signal
 import sys
+import time
 
 import yaml
 
@@ -60,7 +61,7 @@ class Machine:
     def _make(self, id, folder):
         self.id = id
         self.folder = pathlib.Path(folder)
-        self._process = None
+        self._process = self.took = None
         for name in ("bin", "run", "etc"):
             (self.folder / name).mkdir(parents=True)
         shutdown = self.folder / "bin" / "shutdown"
@@ -95,14 +96,21 @@ class Machine:
             self.folder / "machine.log",
             at_death=signal.SIGKILL,
         )
+        self._started = time.monotonic()
         return self
 
     def up(self):
         """Wait until its minion answers."""
         until(
-            lambda: self._cluster.ask(self.id, "test.ping", timeout=2) == {self.id: True}, 90, f"{self.id} to answer"
+            lambda: self._cluster.ask(self.id, "test.ping", timeout=5) == {self.id: True}, 240, f"{self.id} to answer"
         )
+        self.took = self.took or time.monotonic() - self._started
         return self
+
+    @property
+    def patience(self):
+        """A duration in which it comes back for sure, and no more than needed: tests wait in vain for so long."""
+        return f"{max(20, round(2 * self.took))}s"
 
     def forget(self):
         """Forget the orders so far."""
@@ -131,7 +139,7 @@ class SshMachine(Machine):
         return {**entry, "set_path": f"{self.folder}/bin:{entry['set_path']}"}
 
     def up(self):
-        until(lambda: process.listening(self._sshd.port), 30, f"the sshd of {self.id}")
+        until(lambda: process.listening(self._sshd.port), what=f"the sshd of {self.id}")
         return self
 
     def stop(self):

@@ -52,7 +52,7 @@ class Postgres:
         for setting in settings:
             command += ["-c", setting]
         self._process = process.start(command, self.log, cwd="/", **self._options())
-        wait.until(lambda: self.query("SELECT 1") == "1", 30, "PostgreSQL to answer")
+        wait.until(lambda: self.query("SELECT 1") == "1", 120, "PostgreSQL to answer")
         return self
 
     def psql(self, *arguments):
@@ -61,7 +61,7 @@ class Postgres:
 
     def query(self, sql):
         """What psql prints for this statement, unaligned and without headings."""
-        done = subprocess.run(self.psql("-Atc", sql), capture_output=True, text=True, cwd="/", timeout=60)
+        done = subprocess.run(self.psql("-Atc", sql), capture_output=True, text=True, cwd="/", timeout=240)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 

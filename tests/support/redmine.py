@@ -154,7 +154,7 @@ class Redmine:
                 raise RuntimeError(f"Redmine ended:\n{process.tail(self.output)}")
             return process.listening(self.port) and self.get("/users/current.json", "boss")[0] == 200
 
-        wait.until(up, 90, "Redmine to answer")
+        wait.until(up, 240, "Redmine to answer")
 
     def stop(self):
         if self._process:

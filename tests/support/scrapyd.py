@@ -130,7 +130,7 @@ class Scrapyd:
                 raise RuntimeError(f"Scrapyd ended:\n{process.tail(self.log)}")
             return process.listening(self.port) and self.status()["status"] == "ok"
 
-        wait.until(up, 60, "Scrapyd to answer")
+        wait.until(up, 180, "Scrapyd to answer")
         if deploy and not (self.folder / "eggs" / PROJECT).exists():
             self._deploy()
         return self
@@ -186,7 +186,7 @@ class Scrapyd:
         assert answer["status"] == "ok", answer
         return answer["jobid"]
 
-    def running(self, job=None, timeout=60):
+    def running(self, job=None, timeout=180):
         """Schedule a job, or take this one, and wait until its spider runs: the job's row of listjobs.json."""
         job = job or self.schedule()
 
@@ -195,7 +195,7 @@ class Scrapyd:
 
         return wait.until(look, timeout, f"job {job} to run")
 
-    def cancel(self, job, timeout=60):
+    def cancel(self, job, timeout=180):
         """Cancel a running job, once its spider can hear it: a SIGINT while Scrapy still loads may be lost."""
 
         def hears():
@@ -204,7 +204,7 @@ class Scrapyd:
         wait.until(hears, timeout, f"the engine of job {job}")
         return self.request("cancel.json", {"project": PROJECT, "job": job})
 
-    def finish(self, timeout=60):
+    def finish(self, timeout=180):
         """End all jobs, running and pending, and wait until Scrapyd is idle."""
         self.stop_file.touch()
         try:
