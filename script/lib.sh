@@ -14,6 +14,20 @@ as_root() {
     fi
 }
 
+# again COMMAND…: up to three times, as a network or a mirror may fail for a moment.
+again() {
+    local pause
+    for pause in 5 30; do
+        "$@" && return
+        say "That failed; trying again in $pause seconds: $*"
+        sleep "$pause"
+    done
+    "$@"
+}
+
+# apt ARGUMENTS…: apt-get, which waits for whoever else installs just now.
+apt() { as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=600 "$@" >&2; }
+
 have_package() { [ "$(dpkg-query -W -f '${db:Status-Status}' "$1" 2>/dev/null)" = installed ]; }
 
 # debian_packages PACKAGE…: install those that are missing.
@@ -29,8 +43,8 @@ debian_packages() {
         return 1
     fi
     say "Installing Debian packages: ${missing[*]}"
-    as_root apt-get -qq update || return
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${missing[@]}" >&2
+    again apt update && again apt install -y --no-install-recommends --download-only "${missing[@]}" || return
+    apt install -y --no-install-recommends "${missing[@]}"
 }
 
 # redmine_package: Debian's Redmine. Its post-install step can fail, because Bundler takes a gem for deleted whose (empty)
@@ -89,6 +103,6 @@ python_env() {
     say "Installing $(grep -Em1 '^(salt|scrapyd)' "$requirements") and its tools into ${folder##*/} (a minute or two, once)"
     rm -rf "$folder"
     "$python" -m venv "$folder" || return
-    "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" || return
+    again "$folder/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements" || return
     printf '%s\n' "$wanted" >"$folder/.wanted"
 }
