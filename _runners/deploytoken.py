@@ -300,7 +300,7 @@ def _notify(event, data):
     if event == "waiting":
         reason = f" ({data['reason']})" if data.get("reason") else ""
         door.say(f"{data['held_by']} holds the token{reason}; waiting, {data['left']} s left")
-    if event == "acquired":
+    if event in ("acquired", "takenover"):
         # Salt prints the answer later, up to a second, and none after Ctrl-C in the meantime (3008.3).
         door.say(f"{data['held_by']} holds the token (ref {data['ref']})")
     # What was done is done, whether or not anybody hears of it.

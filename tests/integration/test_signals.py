@@ -275,3 +275,20 @@ def test_a_release_that_was_under_way_is_a_release(start, place, proxy, number):
         assert by_signal(operator.end(), number)
         assert len(entries(place, ref)) == 1
         assert alice.status()["held_by"] is None
+    # Whoever listens to events must not go on to believe that it is held.
+    assert [line["event"] for line in operator.said()] == ["released"]
+
+
+def test_a_takeover_that_was_under_way_is_a_takeover(start, place, proxy):
+    with place.token("alice") as alice:
+        ref = alice.acquire("upgrade")["ref"]
+    held = Hold()
+    proxy.faults([held], only="PUT")
+    operator = start(place.options("bob", timeout=30), "take_over", reason="urgent", ref=ref)
+    held.wait()
+    operator.signal(signal.SIGTERM)
+    held.release()
+    assert by_signal(operator.end(), signal.SIGTERM)
+    (told,) = operator.said()
+    assert (told["event"], told["displaced"]["ref"]) == ("takenover", ref)
+    assert f"ref {told['ref']})" in place.text()

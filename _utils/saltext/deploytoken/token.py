@@ -163,9 +163,10 @@ class Token:
             name=name,
             notes=notes,
         )
-        outcome = self._run(steps)
-        answer = {**self._answer(None, outcome.version), "released": outcome.hold.ref, "entry": outcome.entry}
-        self._notify("released", {**answer, "name": outcome.hold.name})
+        with _held_back() as interrupted:
+            outcome = self._drive(steps, interrupted)
+            answer = {**self._answer(None, outcome.version), "released": outcome.hold.ref, "entry": outcome.entry}
+            self._notify("released", {**answer, "name": outcome.hold.name})
         return answer
 
     def take_over(self, reason, ref=None, held_by=None, name=None):
@@ -178,10 +179,11 @@ class Token:
         hold = page.Hold(name=name, reason=reason, since=now, ref=mine.ref)
         comment = f"takeover ref={mine.ref} id={mine.id} displaced={ref or '-'}: {reason}"
         steps = protocol.take_over(hold, comment, self.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
-        outcome = self._run(steps)
-        displaced = protocol.describe(outcome.displaced, outcome.version - 1)
-        answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": displaced}
-        self._notify("takenover", answer)
+        with _held_back() as interrupted:
+            outcome = self._drive(steps, interrupted)
+            displaced = protocol.describe(outcome.displaced, outcome.version - 1)
+            answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": displaced}
+            self._notify("takenover", answer)
         return answer
 
     def _answer(self, hold, version):
@@ -207,16 +209,6 @@ class Token:
             raise KeyboardInterrupt
         return {**answer, "taken": outcome.fresh}
 
-    def _run(self, steps):
-        """
-        Carry out the protocol's steps.
-
-        An interruption is held back until the outcome is known: in the middle of a write it would leave a hold that
-        nobody knows of. A second one ends the resends: then the answer is doubt.
-        """
-        with _held_back() as interrupted:
-            return self._drive(steps, interrupted)
-
     def _withdraw(self, ref, interrupted):
         undo = protocol.release(self.rules, f"withdraw ref={ref}", None, "", fresh=ref, ref=ref)
         try:
@@ -231,6 +223,7 @@ class Token:
             ) from None
 
     def _drive(self, steps, interrupted):
+        """Carry out the protocol's steps. A second interruption ends the resends: then the answer is doubt."""
         deadline = self._clock.monotonic() + self.config.deadline
         pauses = 0
         send, value = steps.send, None
@@ -270,6 +263,7 @@ def _held_back():
     """
     Hold interruptions back while the block runs, and deliver the first at its end; yield the list of them.
 
+    In the middle of a write, one would leave a hold that nobody knows of; after it, an end of which nobody was told.
     Those are Ctrl-C, SIGTERM, and the SIGHUP of a connection that broke. One that is ignored, as under nohup, stays
     ignored. When the block ends in doubt, none is delivered: the doubt must be reported, and ends the command as well.
     """
