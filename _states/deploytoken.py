@@ -301,7 +301,8 @@ def _ended(reason, ref, resumed, on_failure):
     summary = _short(summary)
     answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
     if "failure" in answer:
-        ret["comment"] = f"The deploy token is not released: {answer['failure']}"
+        # A release that was interrupted, or is in doubt, may have been one.
+        ret["comment"] = f"The deploy token may still be held (ref {ref}): {answer['failure']}"
         return _with_ways_on(ret, ref, reason)
     ret["result"] = True
     ret["comment"] = f"Released. The History says: {answer.get('entry')}"
