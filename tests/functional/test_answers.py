@@ -180,6 +180,15 @@ def test_a_refusal_of_the_text_is_one_line_whatever_its_words(body):
     one_line(caught)
 
 
+@pytest.mark.parametrize("status", [b"400 Bad Request", b"405 Method Not Allowed", b"413 Content Too Large"])
+def test_a_write_that_is_refused_for_any_other_reason_is_no_doubt(status):
+    with server(GOOD, http(b"<html>", status=status)) as port, token(port) as alice:
+        with pytest.raises(errors.StoreError, match=f"answers with status {status[:3].decode()}; check") as caught:
+            alice.acquire("upgrade")
+    assert type(caught.value) is errors.StoreError
+    one_line(caught)
+
+
 def test_where_a_redirect_points_is_said_without_commands_and_without_its_query():
     away = http(b"", b"Location: http://127.0.0.2/\x1b[31m?key=" + KEY.encode(), status=b"302 Found")
     with server(away) as port, token(port) as alice:
