@@ -374,6 +374,15 @@ def test_a_missing_page_is_never_created(redmine, path):
     assert redmine.get(f"{missing}.json")[0] == 404
 
 
+def test_an_init_without_its_project_does_not_say_to_run_init(redmine):
+    with direct(redmine, f"{redmine.url}/projects/nosuch/wiki/Page") as alice:
+        with pytest.raises(
+            errors.StoreError, match=r"not created: no project 'nosuch'; check deploytoken\.store"
+        ) as caught:
+            alice.store.create(TEXT, "init")
+    assert "deploytoken.init" not in str(caught.value)
+
+
 def test_an_init_that_comes_late_leaves_the_hold_of_whoever_was_faster(redmine, proxy):
     page_ = f"{redmine.url}/projects/ocds/wiki/Init_{uuid.uuid4().hex}"
 

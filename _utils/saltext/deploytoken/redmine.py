@@ -103,7 +103,12 @@ class Redmine(Store):
         except Missing:
             pass
         # A new page gets this version. Without one, a copy that comes late would overwrite whatever stands by then.
-        status, _ = self._put({"text": text, "version": 1, "comments": comment})
+        try:
+            status, _ = self._put({"text": text, "version": 1, "comments": comment})
+        except Missing:
+            raise errors.StoreError(
+                f"{self.url} was not created: no project {self.project!r}; check deploytoken.store"
+            ) from None
         if status == 201:
             return True
         if status in (204, 409):
