@@ -1,6 +1,7 @@
 """The gate's rule and the external pillar, as Salt loads them on a masterless minion with a SQLite token."""
 
 import contextlib
+import fcntl
 import json
 import multiprocessing
 import pathlib
@@ -296,6 +297,35 @@ def test_a_damaged_cache_is_asked_past(options, token, tmp_path, damage):
     live.answer(opts, "web", {})
     (tmp_path / "deploytoken" / "live.json").write_text(damage)
     assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+def test_an_answer_of_another_store_is_none(options, token, tmp_path):
+    opts = {**options, "cachedir": str(tmp_path / "cache")}
+    token.acquire("upgrade", ref=REF)
+    assert live.answer(opts, "web", {"ref": REF})["ref"] == REF
+    opts["deploytoken"] = {"store": f"sqlite:///{tmp_path}/other.db", "name": "Alice"}
+    with Token(config.parse(opts)) as other:
+        other.store.create("Held by: nobody\n", "init")
+    assert live.answer(opts, "web", {"ref": REF})["held_by"] is None
+
+
+def test_a_wiki_that_took_long_to_say_nothing_is_not_asked_at_once_again(options, tmp_path, monkeypatch):
+    opts = {**options, "cachedir": str(tmp_path)}
+    monkeypatch.setattr(live, "_ask", lambda conf: {"error": "the wiki is away"})
+    live.answer(opts, "web1", {})
+    path = tmp_path / "deploytoken" / "live.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "asked": time.time() - 60}))
+    monkeypatch.setattr(live, "_ask", lambda conf: pytest.fail("asked again"))
+    assert live.answer(opts, "web2", {"ref": REF}) == {"error": "the wiki is away"}
+
+
+def test_a_gate_does_not_wait_for_ever_for_the_one_that_asks(options, tmp_path, monkeypatch):
+    monkeypatch.setattr(live, "PATIENCE", 0.2)
+    opts = {**options, "cachedir": str(tmp_path)}
+    live.answer(opts, "web1", {})
+    with (tmp_path / "deploytoken" / "live.lock").open("a") as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        assert "no answer from the wiki within" in live.answer(opts, "web2", {"ref": REF})["error"]
 
 
 def _ask(opts, number):

@@ -58,7 +58,7 @@ def alice(clock, wiki, notify=None):
 
 
 def test_a_write_is_sent_again_at_growing_intervals_until_the_deadline(clock):
-    wiki = Wiki(clock, itertools.repeat(Unanswered("no answer")))
+    wiki = Wiki(clock, itertools.repeat(Unanswered("no answer"), 999))
     with pytest.raises(errors.InDoubt):
         alice(clock, wiki).acquire("upgrade")
     # The last one is sent at the deadline at the latest, and takes its 2 seconds.
@@ -73,7 +73,7 @@ def test_a_write_is_sent_again_at_growing_intervals_until_the_deadline(clock):
 
 
 def test_a_page_that_others_save_is_tried_until_the_deadline(clock):
-    wiki = Wiki(clock, itertools.repeat(Conflict()))
+    wiki = Wiki(clock, itertools.repeat(Conflict(), 999))
     with pytest.raises(errors.StoreError, match="again and again"):
         alice(clock, wiki).acquire("upgrade")
     assert clock.now - 1000 == pytest.approx(60, abs=2.1)
