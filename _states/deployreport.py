@@ -66,13 +66,13 @@ def page(steps, deploy, ref=None, test=False):
         (dict) What was asked for.
     """
     minions = _collected(steps, "minions")
-    target = deploy.get("target")
+    target, cause = deploy.get("target"), _cause(steps)
     # Before the token is taken, the ref means nothing.
     held = any(step.get("ref") == ref for step in steps) or deploy.get("ref")
     reason = f"{deploy.get('reason', 'no reason')}" + (f" (ref {ref})" if held else "")
     parts = [
         [_headline(steps, minions, test), *_wrapped(reason)],
-        _table([(step["__id__"], *_ended(step)) for step in steps]),
+        _table([(step["__id__"], *_ended(step)) for step in steps], whole=cause["__id__"] if cause else None),
         _table([(minion, *_applied(minions[minion], test)) for minion in sorted(minions)] + _not_started(steps)),
         _notes(steps),
         _ways_on(steps, deploy),
@@ -80,6 +80,12 @@ def page(steps, deploy, ref=None, test=False):
     if target:
         parts[0][1:1] = _wrapped(", ".join(target) if isinstance(target, list) else str(target))
     return "\n\n".join("\n".join(part) for part in parts if part)
+
+
+def _cause(steps):
+    """The first step that failed, or None: those after it may have failed for its sake."""
+    failed = (step for step in steps if step.get("result") is False and step.get("__state_ran__", True))
+    return next(failed, None)
 
 
 def _headline(steps, minions, test):
@@ -132,13 +138,11 @@ def _notes(steps):
 
 def _ways_on(steps, deploy):
     """What to do about the step that failed, and the commands that go on or clean up."""
-    failed = [step for step in steps if step.get("result") is False and step.get("__state_ran__", True)]
-    lines = []
-    # The first has the cause. It may have lines to paste; those after the first are as they are.
-    for line in str((failed[0].get("comment") if failed else None) or "").strip().splitlines()[1:]:
-        lines.append(line)
+    cause = _cause(steps)
+    # It may have lines to paste; those after the first are as they are.
+    lines = str((cause or {}).get("comment") or "").strip().splitlines()[1:]
     ways = [way for step in steps for way in step.get("next") or []]
-    if failed and not ways and deploy:
+    if cause and not ways and deploy:
         asked = shlex.quote(json.dumps({"deploy": deploy}))
         ways = [("Then run again", f"salt-run state.orchestrate deploytoken.deploy pillar={asked}")]
     for why, command in ways:
@@ -146,8 +150,8 @@ def _ways_on(steps, deploy):
     return lines
 
 
-def _table(rows):
-    """Lines of columns. The last one goes on below itself, in at most three lines."""
+def _table(rows, whole=None):
+    """Lines of columns. The last one goes on below itself, in at most three lines, but in the row called ``whole``."""
     if not rows:
         return []
     name, word = (max(len(row[column]) for row in rows) for column in (0, 1))
@@ -158,7 +162,7 @@ def _table(rows):
             lines.append(row[0])
             head = f"  {row[1].ljust(word)}  {row[2].rjust(7)}  "
         found = _wrapped(row[3], head)
-        lines += found if len(found) <= 3 else [*found[:2], found[2][: WIDTH - 2] + " …"]
+        lines += found if len(found) <= 3 or row[0] == whole else [*found[:2], found[2][: WIDTH - 2] + " …"]
     return [line.rstrip() for line in lines]
 
 

@@ -225,7 +225,7 @@ def released(name, reason, ref, resumed=False, on_failure="hold", test=False):
 
 def _wrong(deploy):
     """What is wrong with a request, or an empty string."""
-    unknown = sorted(set(deploy) - set(REQUEST))
+    unknown = sorted(str(key) for key in set(deploy) - set(REQUEST))  # YAML reads `on` as True
     if unknown:
         return f"deploy: {', '.join(unknown)} is none of {', '.join(REQUEST)}"
     for key in ("target", "reason"):
@@ -241,6 +241,9 @@ def _wrong(deploy):
         return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
     if "batch" in deploy and not re.fullmatch(r"[1-9]\d*%?", str(deploy["batch"])):
         return "deploy:batch is neither a number of minions nor a share of them, like 25%"
+    for key in ("wait", "wait_idle"):
+        if deploy.get(key) and not re.fullmatch(r"\d+(\.\d+)?\s*[smhd]?", str(deploy[key])):
+            return f"deploy:{key} is neither a number of seconds nor a duration like 10m"
     for key in ("test", "ssh"):
         if not isinstance(deploy.get(key, False), bool):
             return f"deploy:{key} is neither true nor false"

@@ -37,7 +37,7 @@ def test_the_lines_to_paste_cover_exactly_what_they_list():
     colon = {"id": "web1/processes/rsync:"}
     pasted = yaml.safe_load("\n".join(consent.lines([OLD, TMUX, colon])))["consent"]
 
-    assert covered(pasted, OLD, NEW, TMUX, colon) == [OLD, TMUX, colon]
+    assert covered({**pasted, "by": "Jane"}, OLD, NEW, TMUX, colon) == [OLD, TMUX, colon]
     assert consent.lines([]) == []
 
 
@@ -45,8 +45,24 @@ def test_the_lines_to_paste_cover_exactly_what_they_list():
     "value",
     ["", "  ", 3, True, [], ["Jane"], {}, {"for": ["*"]}, {"by": None}, {"by": "", "for": ["*"]},
      {"by": "Jane", "for": []},
-     {"by": "Jane", "for": [3]}, {"by": "Jane", "for": [""]}, {"by": "Jane", "of": ["*"]}, {"by": "Jane\nDoe"}],
+     {"by": "Jane", "for": [3]}, {"by": "Jane", "for": [""]}, {"by": "Jane", "of": ["*"]}, {"by": "Jane\nDoe"},
+     {"by": "Jane", "for": None}],
 )  # fmt: skip
 def test_an_unclear_consent_is_refused(value):
     with pytest.raises(errors.Invalid, match="consent"):
         consent.parse(value)
+
+
+@pytest.mark.parametrize(
+    "value", ["{by: Jane, for: [web1/tmux/*}", "by: Jane", "[Jane", {"by": "Jane, for: [web1/tmux/*]"}]
+)
+def test_a_mapping_that_yaml_could_not_read_is_nobody_who_agreed_to_everything(value):
+    with pytest.raises(errors.Invalid, match=r"consent: .* is no name"):
+        consent.parse(value)
+
+
+def test_the_lines_to_paste_are_refused_until_a_name_is_filled_in():
+    pasted = yaml.safe_load("\n".join(consent.lines([OLD])))["consent"]
+    with pytest.raises(errors.Invalid, match="name of the person"):
+        consent.parse(pasted)
+    assert covered({**pasted, "by": "Jane"}, OLD) == [OLD]

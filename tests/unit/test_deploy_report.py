@@ -82,6 +82,18 @@ def test_the_page_has_80_columns_with_what_salt_puts_before_it(report, deployed)
     assert len(longest) <= 80 - 14, longest
 
 
+def test_the_cause_is_shown_whole_and_what_follows_from_it_in_short(report):
+    keys = [f"key{number}" for number in range(40)]
+    found = [
+        step("request", False, f"Refused: deploy: raeson is none of {', '.join(keys)}."),
+        step("cleanup", False, "word " * 200),
+    ]
+    page = report.page(found, DEPLOY, REF)
+    assert "key39." in page
+    assert page.count("word") < 50
+    assert max(len(line) for line in page.splitlines()[:-1]) <= 80 - 14
+
+
 def test_success_shows_the_entry(report, deployed):
     deployed[3].update(result=True, comment="web1: 2 changed", not_started=[])
     del deployed[3]["minions"]["web2"]

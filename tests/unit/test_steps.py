@@ -150,6 +150,26 @@ def test_what_makes_salt_state_succeed_without_a_minion_cannot_be_asked_for(word
     assert word in ret["comment"]
 
 
+@pytest.mark.parametrize(
+    ("more", "word"),
+    [
+        ({True: "x", 5: "y", "raeson": "z"}, "deploy: 5, True, raeson is none of target"),
+        ({"wait": "soon"}, "deploy:wait is neither a number of seconds nor a duration"),
+        ({"wait_idle": True}, "deploy:wait_idle is neither"),
+    ],
+)
+def test_a_wrong_key_is_refused_by_its_own_name_before_anything_is_asked(more, word):
+    deploy = {"target": "*", "reason": "x", "wait": "1.5h", "wait_idle": None, **more}
+    ret = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None)).requested("request")
+    assert (ret["result"], word in ret["comment"]) == (False, True), ret
+
+
+def test_a_wait_is_a_number_or_a_duration_or_none():
+    deploy = {"target": "*", "reason": "x", "wait": "1.5h", "wait_idle": None}
+    ret = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None)).requested("request")
+    assert ret["result"] is True, ret
+
+
 def test_a_master_that_was_synced_by_halves_is_told_what_to_sync():
     module = steps.load("deploytoken", pillar={"deploy": {"target": "*", "reason": "x"}}, salt={})
     ret = module.requested("request")

@@ -8,9 +8,11 @@ never covered, and neither is what began after somebody agreed to the rest.
 import dataclasses
 import fnmatch
 import json
+import re
 
 from saltext.deploytoken import errors
 
+PLACEHOLDER = "WHO AGREED"
 EXAMPLE = 'consent=\'{by: "Jane Doe, helpdesk", for: ["MINION/scrapyd/*"]}\''
 
 
@@ -42,9 +44,13 @@ def parse(value):
     if isinstance(value, dict):
         if set(value) - {"by", "for"} or "by" not in value:
             raise errors.Invalid(f"consent: the keys are by and for: {EXAMPLE}")
-        by, patterns = value["by"], value.get("for")
-    if not isinstance(by, str) or not by.strip() or not by.isprintable():
+        # A `for` with nothing below it agrees to nothing, and must not count as one that is left out.
+        by, patterns = value["by"], (value["for"] or []) if "for" in value else None
+    if not isinstance(by, str) or not by.strip() or not by.isprintable() or by.strip() == PLACEHOLDER:
         raise errors.Invalid(f"consent: the name of the person who agreed is needed: {EXAMPLE}")
+    # Of a mapping with a mistake in it, YAML and Salt make a text: as a name, it would cover all that runs.
+    if re.search(r"[][{}]|\b(by|for)\s*:", by):
+        raise errors.Invalid(f"consent: {by!r} is no name, nor a mapping that YAML can read: {EXAMPLE}")
     if isinstance(patterns, str):
         patterns = [patterns]
     if patterns is not None and not (
@@ -66,7 +72,7 @@ def lines(blockers):
         return []
     return [
         "consent:",
-        '  by: "WHO AGREED"',
+        f'  by: "{PLACEHOLDER}"',
         "  for:",
         *(f"    - {json.dumps(blocker['id'])}" for blocker in blockers),
     ]
