@@ -3,6 +3,7 @@
 import pathlib
 
 import pytest
+from salt.exceptions import SaltClientError
 
 from saltext.deploytoken import errors
 
@@ -66,6 +67,57 @@ def test_of_several_questions_an_answer_has_what_was_said_to_each(monkeypatch):
     monkeypatch.setattr(minions, "within", lambda *args, **kwargs: heard)
     found = minions.several({}, list(answers), {"x.y": ["1"], "x.z": []})
     assert found == {"a": ["1", False], "ordered": ["1", False], "half": ["1", None]}
+
+
+class Interrupted:
+    """A client of Salt's that is interrupted while it asks the master, as the real one tells of it (3008.3)."""
+
+    def __init__(self, interruption):
+        self.interruption = interruption
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def run_job(self, *_args, **_kwargs):
+        try:
+            try:
+                raise self.interruption
+            finally:
+                raise RuntimeError("Event loop stopped before Future completed.")
+        except Exception as error:
+            raise SaltClientError(error)  # noqa: B904
+
+    cmd = run_job
+
+
+class InterruptedLater(Interrupted):
+    def run_job(self, *_args, **_kwargs):
+        return {"jid": "20261122223000123456"}
+
+    get_iter_returns = Interrupted.run_job
+
+
+@pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(0)], ids=repr)
+def test_an_interruption_while_the_master_is_asked_is_not_a_master_that_is_away(opts, monkeypatch, interruption):
+    from saltext.deploytoken import minions
+
+    def client(cls):
+        monkeypatch.setattr(minions.salt.client, "get_local_client", lambda mopts: cls(interruption))
+
+    client(Interrupted)
+    for ask in (
+        lambda: minions.ask(opts, "web1", "glob", "test.ping"),
+        lambda: minions.within(opts, ["web1"], "test.ping"),
+        lambda: list(minions.follow(opts, ["web1"], "test.ping")),
+    ):
+        with pytest.raises(type(interruption)):
+            ask()
+    client(InterruptedLater)
+    with pytest.raises(type(interruption)):
+        list(minions.follow(opts, ["web1"], "test.ping"))
 
 
 def test_one_look_alone_does_not_make_a_minion_silent():

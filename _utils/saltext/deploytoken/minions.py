@@ -119,6 +119,7 @@ def ask(opts, target, target_type, fun, arg=(), kwarg=None, timeout=15, retcodes
                 full_return=True,
             )
     except SaltException as error:
+        _unless_interrupted(error)
         returns = {}
         failed.update(dict.fromkeys(expected, f"could not be asked: {line(error)}"))
     return _held_against(expected, returns, failed, timeout, retcodes)
@@ -152,6 +153,7 @@ def follow(opts, ids, fun, kwarg=None, tell=print):
             job = client.run_job(sorted(ids), fun, tgt_type="list", kwarg=kwarg, listen=True)
             why = "was not reached by the master"
         except SaltException as error:
+            _unless_interrupted(error)
             job, why = None, f"could not be asked, and may have begun all the same: {line(error)}"
         if not job:
             yield from ((minion, None, why) for minion in sorted(left))
@@ -167,6 +169,7 @@ def follow(opts, ids, fun, kwarg=None, tell=print):
                 lost = silence.lasts(left, _at_it(client, job["jid"], left))
                 gone = None
             except SaltException as error:
+                _unless_interrupted(error)
                 # A restart of the master does not end what the minions do, and they try to return for a while.
                 gone, silence = gone or time.monotonic(), Silence()
                 if time.monotonic() - gone < MASTER_PATIENCE:
@@ -255,9 +258,23 @@ def within(opts, ids, fun, arg=(), kwarg=None, timeout=15):
                 event = client.event.get_event(wait=max(left, 0.1), tag=f"salt/job/{job['jid']}/ret/")
                 if event and event.get("id") in ids:
                     found[event["id"]] = {"ret": event.get("return"), "retcode": event.get("retcode")}
-    except SaltException:
+    except SaltException as error:
+        _unless_interrupted(error)
         log.warning("%s could not be asked: ", fun, exc_info=True)
     return found
+
+
+def _unless_interrupted(error):
+    """
+    Raise the interruption that this error of Salt's hides, if there is one.
+
+    What comes while the master is being asked ends Salt's event loop, and then the closing of the channel fails, of
+    which alone is told (3008.3): Ctrl-C would be taken for a master that is away, and what was to end would go on.
+    """
+    while error is not None:
+        if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            raise error from None
+        error = error.__context__
 
 
 def several(opts, ids, questions, timeout=15):
