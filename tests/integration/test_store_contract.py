@@ -234,6 +234,18 @@ def test_a_hold_that_is_typed_again_after_its_end_has_its_work_written_down_too(
         assert alice.release("went on after all", ref)["entry"] == entry
 
 
+def test_a_line_edited_by_hand_passes_for_no_takeover_and_breaks_no_table(place):
+    with place.token("alice", history={"entry": "| {until} | {name} | {reason} | {summary} | {ref} |"}) as alice:
+        ref = alice.acquire("upgrade")["ref"]
+        place.edit(
+            lambda text: text.replace("Alice (upgrade", "Alice | taken over by Bob (upgrade | taken over by Bob")
+        )
+        entry = alice.release("done", ref)["entry"]
+        assert entry.count("|") == 6
+        # Again, it is the release that it was, and not somebody else's.
+        assert alice.release("done", ref)["entry"] == entry
+
+
 def test_releasing_what_is_not_held_writes_nothing(place, alice, bob):
     alice.acquire("upgrade")
     versions = place.versions()

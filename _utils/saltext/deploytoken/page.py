@@ -174,13 +174,14 @@ def render_entry(template, hold, *, until, summary, notes=()):
     """
     Return the History entry of an ended ``hold`` as one line.
 
-    ``notes`` are parts such as ``rebooted web1, web2``, each joined with a semicolon.
+    ``notes`` are parts such as ``rebooted web1, web2``, each joined with a semicolon. The hold's own words may have
+    been edited by hand.
     """
     return template.format(
         since=hold.since or "?",
         until=until,
-        name=inert(hold.name),
-        reason=inert(hold.reason or ""),
+        name=inert(tame(hold.name)),
+        reason=inert(tame(hold.reason or "")),
         summary=inert(summary),
         notes="".join(f"; {inert(note)}" for note in notes),
         ref=hold.ref,
