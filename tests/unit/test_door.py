@@ -164,3 +164,11 @@ def test_a_step_that_refuses_tells_why(capsys, monkeypatch):
     monkeypatch.setitem(globals(), "__opts__", {"fun": "state.orchestrate"})
     command(refuse)()
     assert capsys.readouterr().err.endswith("refuse: a spider runs\n")
+
+
+def test_progress_that_has_no_standard_error_does_not_get_into_the_answer(monkeypatch, capsys):
+    """Python has none where it was closed, as by ``2>&-``."""
+    with monkeypatch.context() as patch:
+        patch.setattr("sys.stderr", None)
+        door.say("working")
+    assert capsys.readouterr().out == ""

@@ -67,6 +67,8 @@ def say(line):
     What is done goes on, whether or not anybody hears of it: where ssh has no terminal, its end is no signal, and only
     breaks the pipe.
     """
+    if sys.stderr is None:
+        return  # closed, as by ``2>&-``: print would take standard output
     with contextlib.suppress(OSError):
         print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
