@@ -148,7 +148,8 @@ class Fleet(Config):
         """What was published to minions so far: each function, and how often. The cache has runners as well."""
         loads = (self._base / "cache" / "jobs").glob("*/*/.load.p")
         jobs = [salt.payload.loads(path.read_bytes()) for path in loads if path.with_name(".minions.p").exists()]
-        return collections.Counter(job["fun"] for job in jobs if not job["fun"].startswith("runner."))
+        names = [job["fun"] if isinstance(job["fun"], str) else " + ".join(job["fun"]) for job in jobs]
+        return collections.Counter(name for name in names if not name.startswith("runner."))
 
     def memory(self):
         """Megabytes that the master's processes have for themselves."""
