@@ -179,11 +179,16 @@ def test_nothing_running_costs_little(check, checkout, tmp_path):
     functions = minion.functions(
         checkout, tmp_path, {"tmux": {}, "screen": {}, "who": {}, "processes": {"patterns": ["rsync-of-test"]}}
     )
-    functions["busy.check"]()
-    times = []
-    for _ in range(5):
-        begin = time.process_time()
-        functions["busy.check"]()
-        times.append(time.process_time() - begin)
 
-    assert sorted(times)[2] < 0.15  # processor time, which other work on the machine does not stretch
+    def cost(function):
+        times = []
+        for _ in range(6):
+            begin = time.process_time()
+            function()
+            times.append(time.process_time() - begin)
+        return sorted(times[1:])[2]
+
+    # Processor time, which other work hardly stretches; on a slow machine, or one with very many processes, in looks
+    # at all of them, of which it takes five.
+    look = cost(lambda: functions["processes.listing"](commands=True))
+    assert cost(functions["busy.check"]) < max(0.15, 12 * look)
