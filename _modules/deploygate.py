@@ -153,6 +153,8 @@ def check(pillar=None, test=False, fun="state.apply"):
     if mode == "warn":
         _raise_alarm("warned", comment, {"fun": fun})
         return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
+    if _half_broken(pillar):
+        comment += ' In an emergency, break_glass needs who as well as why: {"break_glass": "WHY", "by": "NAME"}.'
     return _answer(False, mode, comment)
 
 
@@ -281,6 +283,12 @@ def _run(pillar):
     if not run["by"]:
         run["break_glass"] = ""
     return run
+
+
+def _half_broken(pillar):
+    """Whether somebody wanted to break the glass, and left out why or who."""
+    deploy = pillar.get("deploy") if isinstance(pillar, dict) else None
+    return isinstance(deploy, dict) and "break_glass" in deploy
 
 
 def _hear(run, comment):

@@ -236,7 +236,9 @@ def test_broken_glass_passes_and_is_on_record(check, token, tmp_path):
 @pytest.mark.parametrize("deploy", [{"break_glass": "why"}, {"break_glass": "", "by": "Alice"}, {"by": "Alice"}])
 def test_glass_broken_by_nobody_or_for_nothing_stays_whole(check, token, deploy):
     assert token.status()["held_by"] is None
-    assert not check({"deploy": deploy})["allowed"]
+    answer = check({"deploy": deploy})
+    assert not answer["allowed"]
+    assert ("break_glass needs" in answer["comment"]) is ("break_glass" in deploy)
 
 
 def test_other_compilations_of_pillar_do_not_ask(loaders, options):

@@ -37,6 +37,11 @@ def test_without_a_store_both_kinds_are_shown(opts):
         config.parse(opts)
 
 
+def test_a_misspelt_store_is_not_a_missing_one():
+    with pytest.raises(errors.Invalid, match=r"^deploytoken\.stor: no such key"):
+        config.parse({"deploytoken": {"stor": STORE}})
+
+
 @pytest.mark.parametrize("section", ["https://x", ["store"], 3])
 def test_a_section_that_is_no_mapping_is_refused(section):
     with pytest.raises(errors.Invalid, match=r"^deploytoken: must be a mapping"):
@@ -69,7 +74,20 @@ def test_every_mistake_names_its_key(key, values):
     [
         ("heading", ["", 3, "a\nb", "** : **", "#", "## History", "h2. History", "C#"]),
         ("newest", ["top", 3]),
-        ("entry", ["", "no list {ref}", "* {who} {ref}", "* {ref", "* {name}: {summary}", "* {} {ref}", 3]),
+        (
+            "entry",
+            [
+                "",
+                "no list {ref}",
+                "* {who} {ref}",
+                "* {ref",
+                "* {name}: {summary}",
+                "* {} {ref}",
+                "* {until:%Y} {ref}",
+                "* {ref!r}",
+                3,
+            ],
+        ),
         ("typo", ["x"]),
     ],
 )

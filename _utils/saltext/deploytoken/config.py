@@ -77,10 +77,9 @@ def parse(opts):
     :raises errors.Invalid: with the key at fault in the message.
     """
     raw = section(opts)
+    _refuse_unknown(raw, {"api_key_file", *Config.__dataclass_fields__}, "deploytoken")
     if not raw.get("store"):
         raise errors.Invalid(_BOTH_WAYS)
-    known = {"api_key_file", *Config.__dataclass_fields__}
-    _refuse_unknown(raw, known, "deploytoken")
     return Config(
         store=_store(raw),
         api_key=_api_key(raw),
@@ -227,13 +226,17 @@ def _history(raw):
     if history.newest not in ("first", "last"):
         raise errors.Invalid("deploytoken.history.newest: must be first or last")
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(history.entry) if field is not None}
+        parts = [part for part in string.Formatter().parse(history.entry) if part[1] is not None]
     except ValueError as exc:
         raise errors.Invalid(f"deploytoken.history.entry: {exc}") from None
+    fields = {field for _, field, _, _ in parts}
     if wrong := sorted(fields - set(ENTRY_FIELDS)):
         raise errors.Invalid(
             f"deploytoken.history.entry: unknown field {{{wrong[0]}}}; known are: {', '.join(ENTRY_FIELDS)}"
         )
+    if formatted := next((field for _, field, spec, conversion in parts if spec or conversion), None):
+        # Each is a text, and stands as it is: a release could fail over a format, or not find its entry again.
+        raise errors.Invalid(f"deploytoken.history.entry: {formatted} takes no format; write {{{formatted}}}")
     if not history.entry.startswith(("* ", "- ", "|")):
         raise errors.Invalid("deploytoken.history.entry: must be a list item ('* …', '- …') or a table row ('| … |')")
     if "ref" not in fields:
