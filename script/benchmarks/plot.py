@@ -76,7 +76,8 @@ def dots(title, rows, axis, aim=None):
     parts.append(_text((left + WIDTH - right) / 2, height - 10, axis, "middle"))
     if aim:
         parts.append(_line(to_x(aim[0]), TOP - 6, to_x(aim[0]), bottom, GREY, 1.5, dashed=True))
-        parts.append(_text(to_x(aim[0]), TOP - 12, aim[1], "middle"))
+        # To its left: the line may stand at the edge.
+        parts.append(_text(to_x(aim[0]), TOP - 12, aim[1], "end"))
     for number, (name, figure) in enumerate(rows):
         y = TOP + 30 * number + 15
         low, high = figure["quartiles"]

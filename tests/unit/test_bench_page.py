@@ -127,3 +127,6 @@ def test_dots_have_their_whiskers_and_their_aim_in_the_picture():
     assert places[0] < places[1]
     aim = next(line for line in tree.iter(f"{SVG}line") if line.get("stroke-dasharray"))
     assert places[1] < float(aim.get("x1")) <= plot.WIDTH
+    words = next(text for text in tree.iter(f"{SVG}text") if text.text == "aim: 3")
+    # At the edge, its middle would put half of the words outside.
+    assert (words.get("text-anchor"), words.get("x")) == ("end", aim.get("x1"))
