@@ -55,7 +55,7 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
     if not minions:
         ret["comment"] = "It is not known which minions were expected"
         return ret
-    ret["order"] = minions if reboot is True else list(reboot or [])
+    ret["order"] = minions if reboot is True else list(dict.fromkeys(reboot or []))
     strange = [minion for minion in ret["order"] if minion not in minions]
     if strange:
         ret["comment"] = f"deploy:reboot names {', '.join(strange)}, which the target does not mean"
@@ -162,6 +162,8 @@ def done(name, ref, after, batch=1, timeout=300, health=None, consent=None, test
             ssh=ssh,
         )
         rebooted, ret["reason"] = answer.get("rebooted") or {}, answer.get("reason")
+        if "failure" in answer and not ret["reason"]:
+            ret["reason"] = "unknown"  # it fell over, and nobody knows who was ordered by then
         boots.update({minion: boot["new"] for minion, boot in rebooted.items()})
         how.update({minion: how.get(minion, "ordered") for minion in rebooted})
         ret["away"], ret["left"] = answer.get("failed") or {}, answer.get("left") or []

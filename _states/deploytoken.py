@@ -239,7 +239,7 @@ def _wrong(deploy):
             return f"deploy:{key} is neither a text nor a list of texts"
     if deploy.get("on_failure", "hold") not in ON_FAILURE:
         return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
-    if "batch" in deploy and not re.fullmatch(r"[1-9]\d*%?", str(deploy["batch"])):
+    if "batch" in deploy and not re.fullmatch(r"[1-9]\d*|(100|[1-9]\d?)%", str(deploy["batch"])):
         return "deploy:batch is neither a number of minions nor a share of them, like 25%"
     for key in ("wait", "wait_idle"):
         if deploy.get(key) and not re.fullmatch(r"\d+(\.\d+)?\s*[smhd]?", str(deploy[key])):
@@ -268,10 +268,18 @@ def _wrong_reboots(deploy):
         return "deploy:reboot_batch is not a number of minions above 0"
     if not re.fullmatch(r"[1-9]\d*\s*[smhd]?", str(deploy.get("reboot_timeout", 300))):
         return "deploy:reboot_timeout is neither a number of seconds nor a duration like 10m"
-    keys = [{"sls"}, {"function"}, {"function", "arg"}]
-    if not (isinstance(health, str) and health) and not (isinstance(health, dict) and set(health) in keys):
+    if not _is_health({"function": health} if isinstance(health, str) else health):
         return "deploy:health is neither a function, nor {function: NAME, arg: [...]}, nor {sls: NAMES}"
     return ""
+
+
+def _is_health(health):
+    """Whether the runner that looks at the servers takes it: it is asked when the states have run already."""
+    if not isinstance(health, dict) or set(health) not in ({"sls"}, {"function"}, {"function", "arg"}):
+        return False
+    if "sls" in health:
+        return bool(health["sls"]) and all(isinstance(one, str) and one for one in _list(health["sls"]))
+    return bool(re.fullmatch(r"\w+\.\w+", str(health["function"])))
 
 
 def _foretell(status, ref, resume):
@@ -289,12 +297,12 @@ def _ended(reason, ref, resumed, on_failure):
     """End the deploy as :py:func:`released` says, and return what differs in its return."""
     ret = {"result": False, "changes": {}}
     running = copy.deepcopy(__running__)  # frozen, and a copy of it is not
-    began, trouble, at_it, over = _outcome(running)
-    if over:
-        ret["comment"] = f"The hold {ref} was ended while this deploy ran: {trouble}."
-        ret["next"] = [_again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")]
-        return ret
-    if trouble and (at_it or (resumed if not began else on_failure != "release")):
+    began, trouble, at_it, reasons = _outcome(running)
+    if "not_yours" in reasons:
+        return _over(ret, ref, trouble, left=True)
+    # Of a step that fell over, nobody knows who may still be at it.
+    at_it_perhaps = at_it or "unknown" in reasons
+    if trouble and (at_it_perhaps or (resumed if not began else on_failure != "release")):
         ret["comment"] = f"The deploy token stays held (ref {ref}): {trouble}."
         ret["next"] = _looks(running, at_it)
         return _with_ways_on(ret, ref, reason)
@@ -303,6 +311,8 @@ def _ended(reason, ref, resumed, on_failure):
     rebooted = [words for step in _steps(running, "deployreboots.done") for words in step.get("rebooted") or []]
     summary = _short(summary)
     answer = _runner("deploytoken.release", summary=summary, ref=ref, consent=consent, rebooted=rebooted or None)
+    if answer.get("reason") == "not_yours":
+        return _over(ret, ref, answer["failure"], left=trouble)
     if "failure" in answer:
         # A release that was interrupted, or is in doubt, may have been one.
         ret["comment"] = f"The deploy token may still be held (ref {ref}): {answer['failure']}"
@@ -313,10 +323,18 @@ def _ended(reason, ref, resumed, on_failure):
     return ret
 
 
+def _over(ret, ref, why, left):
+    """What is said where somebody has ended the hold: of the commands that go on under it, none would work."""
+    ret["comment"] = f"The hold {ref} was ended while this deploy ran: {why}."
+    again = _again(ref=None, why="To deploy what is left, ask whoever ended it, and run again")
+    ret["next"] = [again if left else ("To see who ended it", "salt-run deploytoken.history")]
+    return ret
+
+
 def _outcome(running):
     """
     How the deploy went: whether it began on any minion; what went wrong, or an empty string; the minions that may
-    still be at it; and whether the token was lost meanwhile.
+    still be at it; and the steps' reasons, of which ``not_yours`` says that the token was lost meanwhile.
 
     A step whose requirement failed is there as well, with ``__state_ran__`` False.
     """
@@ -327,18 +345,20 @@ def _outcome(running):
     reasons = {step.get("reason", "unknown") for step in [*applied, *reboots]}
     at_it = {minion for minion, summary in minions.items() if summary.get("silent")}
     at_it |= {minion for step in reboots if step.get("reason") == "interrupted" for minion in step["left"]}
+    if any(step.get("reason", "unknown") == "unknown" for step in applied):
+        at_it |= _expected(running) - minions.keys()
     failed = [_first_line(step) for step in applied if step.get("result") is not True]
     if not minions and "unknown" not in reasons:
         failed = [step for step in running.values() if step.get("__state_ran__", True) and step.get("result") is False]
         trouble = _first_line(failed[-1]) if failed else "no state was applied"
-        return False, trouble, [], "not_yours" in reasons
+        return False, trouble, [], reasons
     if not failed:
         # A step's own word is not enough: whoever was asked whether they are idle was to be deployed.
         done = {minion for minion, summary in minions.items() if summary.get("result") is True}
         left_out = sorted(_expected(running) - done)
         failed = [f"no answer from {', '.join(left_out)}"] if left_out else []
     failed += [_first_line(step) for step in reboots if step.get("result") is not True]
-    return True, "; ".join(failed), sorted(at_it), "not_yours" in reasons
+    return True, "; ".join(failed), sorted(at_it), reasons
 
 
 def _looks(running, at_it):

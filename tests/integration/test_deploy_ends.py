@@ -121,6 +121,21 @@ def test_ctrl_c_tells_that_the_minions_go_on_and_keeps_the_token_held(site, midw
     until(midway.done, timeout=240, what="the minion to go on")
 
 
+def test_ctrl_c_that_ends_tee_as_well_keeps_the_token_held_for_those_who_go_on(site, midway, redmine):
+    # As in `salt-run … 2>&1 | tee log`: Ctrl-C ends both. Salt's handler then writes to standard error, and a broken
+    # pipe is all that the runner gets to see of it (3008.3).
+    deploying = midway.start(on_failure="release")
+    midway.begun()
+    deploying.stderr.close()
+    deploying.send_signal(signal.SIGINT)
+    answer = midway.end(deploying)
+    assert answer.code == 1, answer
+    assert "salt -L docs state.running" in report(answer)
+    assert held(site)["held_by"] is not None
+    assert entries(site, redmine) == []
+    assert not midway.done()
+
+
 def test_sigkill_leaves_the_token_held_and_status_says_that_nothing_deploys(site, midway):
     deploying = midway.start()
     midway.begun()

@@ -23,7 +23,7 @@ class Orchestration:
     def __init__(self):
         self.module = steps.load("deploytoken")
         self.told = []
-        self.release_fails = None
+        self.release_fails, self.reason = None, "store"
         self.steps = {
             "busy_|-idle_|-idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
             "busy_|-still idle_|-still idle_|-idle": {"result": True, "expected": ["a", "b"], "consented": None},
@@ -58,7 +58,8 @@ class Orchestration:
     def runner(self, function, kwargs):
         self.told.append((function, kwargs))
         if self.release_fails:
-            return {"success": True, "return": {"message": self.release_fails, "retcode": 6, "held_by": "Alice"}}
+            refusal = {"reason": self.reason, "message": self.release_fails, "retcode": 6, "held_by": "Alice"}
+            return {"success": True, "return": refusal}
         return {"success": True, "return": {"held_by": None, "ref": None, "entry": "* entry"}}
 
     def released(self, **kwargs):
@@ -107,13 +108,22 @@ def test_a_highstate_without_a_clear_success_is_a_failure(orchestration, result)
     assert "1 of 2 minions failed: b" in kept(orchestration)
 
 
-def test_a_step_that_fell_over_may_have_begun_and_keeps_the_token_held(orchestration):
+@pytest.mark.parametrize("on_failure", ["hold", "release"])
+def test_a_step_that_fell_over_may_have_begun_and_keeps_the_token_held(orchestration, on_failure):
     orchestration.applied.update(result=False, minions={}, reason="unknown", comment="KeyError: 'x'")
-    assert "KeyError" in kept(orchestration)
+    told = kept(orchestration, on_failure=on_failure)
+    assert "KeyError" in told
+    assert "salt -L a,b state.running" in told
     # What Salt makes of an exception in a state has nothing else.
     orchestration.applied.clear()
     orchestration.applied.update(result=False, comment="An exception occurred in this state: KeyError", changes={})
-    assert "KeyError" in kept(orchestration)
+    assert "KeyError" in kept(orchestration, on_failure=on_failure)
+
+
+def test_reboots_that_fell_over_may_have_begun_and_keep_the_token_held(orchestration):
+    stuck(orchestration)
+    orchestration.reboots.update(reason="unknown", comment="KeyError: 'x'")
+    assert "KeyError" in kept(orchestration, on_failure="release")
 
 
 def silent(orchestration):
@@ -241,6 +251,20 @@ def test_a_release_that_fails_says_how_to_release(orchestration):
     # An interruption or a doubt is told so as well, and then it may have been released.
     assert f"The deploy token may still be held (ref {REF}): the wiki is away" in ret["comment"]
     assert f"salt-run deploytoken.release ref={REF}" in ret["comment"]
+
+
+def test_a_hold_that_turns_out_to_be_over_is_not_said_to_be_held(orchestration):
+    orchestration.release_fails, orchestration.reason = (
+        "the hold is not the current one, Bob holds the token",
+        "not_yours",
+    )
+    ret = orchestration.released()
+    assert ret["result"] is False
+    assert ret["comment"].startswith(
+        f"The hold {REF} was ended while this deploy ran: the hold is not the current one"
+    )
+    assert "still be held" not in ret["comment"]
+    assert ret["next"] == [("To see who ended it", "salt-run deploytoken.history")]
 
 
 def test_a_test_run_releases_nothing(orchestration):
