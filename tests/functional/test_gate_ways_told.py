@@ -5,12 +5,11 @@ import pytest
 from saltext.deploytoken import config
 from saltext.deploytoken.token import Token
 
-GATE = "deploy token:\n  deploytoken.gate:\n    - order: first\n    - failhard: True\n"
 WORK = "work:\n  test.nop: []\n"
 
 
 @pytest.fixture
-def ways(loaders, tmp_path):
+def ways(loaders, tmp_path, checkout):
     """``ways(schedule={…}, …)`` on a minion that is gated as it should be, but for what is said here."""
     options = {
         "deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"},
@@ -21,7 +20,7 @@ def ways(loaders, tmp_path):
         token.store.create("Held by: nobody\n\nh2. History\n", "init")
     roots = tmp_path / "roots"
     (roots / "deploytoken").mkdir(parents=True)
-    (roots / "deploytoken" / "gate.sls").write_text(GATE)
+    (roots / "deploytoken" / "gate.sls").write_bytes((checkout / "deploytoken" / "gate.sls").read_bytes())
     (roots / "work.sls").write_text(WORK)
     (roots / "gated.sls").write_text("include:\n  - deploytoken.gate\n" + WORK.replace("work", "gated"))
 
