@@ -215,3 +215,25 @@ def done(fresh, summary):
 )
 def test_who_rebooted_by_order_already_reboots_again_only_if_the_states_change_something(changed, expected):
     assert done({"a": OLD}, {"result": True, "changed": changed, "failed": [], "silent": False}) == expected
+
+
+def test_a_server_that_is_named_twice_is_rebooted_once():
+    running = {"busy_|-idle_|-idle_|-idle": {"expected": ["a", "b"]}}
+    salt = steps.salt(lambda _function, _kwargs: {"return": {"boots": {"a": OLD, "b": OLD}}, "success": True})
+    module = steps.load("deployreboots", opts={"test": False}, salt=salt, running=running)
+    assert module.noted("boots", "f9c2a1b0", ["b", "a", "b"])["order"] == ["b", "a"]
+
+
+def test_reboots_of_which_the_runner_fell_over_are_not_known_to_have_ended():
+    def runner(function, _kwargs):
+        if function == "deployreboots.reboot":
+            raise BrokenPipeError
+        return {"return": {"boots": {"a": OLD}}, "success": True}
+
+    running = {
+        "deployreboots_|-boots_|-boots_|-noted": {"boots": {"a": OLD}, "order": ["a"], "fresh": {}},
+        "deploystates_|-deploy_|-deploy_|-applied": {"__id__": "deploy", "result": True, "minions": {}},
+    }
+    module = steps.load("deployreboots", opts={"test": False}, salt=steps.salt(runner), running=running)
+    ret = module.done("reboots", "f9c2a1b0", "deploy")
+    assert (ret["result"], ret["reason"], ret["left"]) == (False, "unknown", ["a"])
