@@ -583,7 +583,8 @@ def started_by(folder):
     processes = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, OSError):
-            if process.pid == os.getpid():
+            # What has ended stays in the table until its parent has waited for it: in a container, perhaps for ever.
+            if process.pid == os.getpid() or process.status() == psutil.STATUS_ZOMBIE:
                 continue
             session = os.getsid(process.pid)
             is_member = session in sessions and process.create_time() >= sessions[session]

@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -87,3 +88,17 @@ def test_only_a_demos_folder_can_be_ended(folder):
 
     assert ended.returncode == 2
     assert "is not the folder of a demo" in ended.stderr
+
+
+def test_what_has_ended_and_nobody_has_waited_for_runs_no_more():
+    """As in a container whose first process is no init."""
+    folder = pathlib.Path(tempfile.mkdtemp(prefix="deploytoken-demo-", dir="/tmp"))
+    (folder / "etc").mkdir()
+    (folder / "etc" / "master").touch()
+    with subprocess.Popen(["true"], start_new_session=True) as one:
+        os.waitid(os.P_PID, one.pid, os.WEXITED | os.WNOWAIT)
+        (folder / "sessions").write_text(f"{one.pid} {psutil.Process(one.pid).create_time()}\n")
+        ended = subprocess.run([sys.executable, DEMO, "--end", folder], capture_output=True, text=True, timeout=240)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert not folder.exists()
