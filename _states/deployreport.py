@@ -92,7 +92,7 @@ def _headline(steps, minions, test):
     failed = any(step.get("result") is False for step in steps)
     if test:
         return "TEST: nothing was changed" + (", and a deploy would be stopped" if failed else "")
-    if not minions:
+    if not minions and not any(step.get("reason") == "unknown" for step in steps):
         return "NOTHING DEPLOYED"
     return "FAILED" if failed else "DEPLOYED"
 

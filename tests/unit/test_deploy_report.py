@@ -104,6 +104,11 @@ def test_success_shows_the_entry(report, deployed):
     assert "salt-run" not in page
 
 
+def test_a_step_that_fell_over_is_not_said_to_have_deployed_nothing(report):
+    found = [step("idle"), step("deploy", False, "BrokenPipeError", minions={}, reason="unknown")]
+    assert report.page(found, DEPLOY, REF).startswith("FAILED\n")
+
+
 def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
     found = [step("idle", False, "spider runs\nconsent:\n  by: WHO"), step("token", False, "requisite", ran=False)]
     page = report.page(found, {"target": ["a", "b"], "reason": "it's"}, REF)
