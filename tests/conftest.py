@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import signal
 
 import pytest
 
@@ -125,6 +126,12 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "_cluster" in item.fixturenames:
             item.add_marker("cluster")
+
+
+def pytest_configure():
+    # In the background of a shell without job control, Ctrl-C is ignored, by all that is started there as well.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Salt. Loopback only: the plugin's log server and event listener would listen on all addresses.
