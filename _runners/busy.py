@@ -121,7 +121,7 @@ def wait(
                 told = None
             before, told = told, _tell(found, left, told, now - begin)
             told_at = now if told != before else told_at
-            waiting = {one: waiting.get(one, now) for one in _idling(left)}
+            waiting = {one: waiting.get(one, now) for one in _idling(found["blockers"])}
             stuck_ones = [blocker for blocker in left if now - waiting.get(blocker["id"], now) >= patience]
             if stuck_ones:
                 raise errors.Busy(
@@ -263,10 +263,11 @@ def _brief(blocker):
     return f"{blocker['what']} on {minion}" + (f" for {_span(blocker['age'])}" if blocker["age"] is not None else "")
 
 
-def _idling(left):
+def _idling(blockers):
     """The ids of pending jobs of those Scrapyds of which no job runs: by minion, and by the instance's name."""
-    at_work = {one["id"].rpartition("/")[0] for one in left if one.get("state") == "running"}
-    return [one["id"] for one in left if one.get("state") == "pending" and one["id"].rpartition("/")[0] not in at_work]
+    at_work = {one["id"].rpartition("/")[0] for one in blockers if one.get("state") == "running"}
+    pending = [one["id"] for one in blockers if one.get("state") == "pending"]
+    return [one for one in pending if one.rpartition("/")[0] not in at_work]
 
 
 def _tell(found, left, told, waited):

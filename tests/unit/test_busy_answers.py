@@ -99,6 +99,24 @@ def test_pending_jobs_are_stuck_only_where_nothing_runs():
     assert runner._idling(left) == ["b/scrapyd/3"]
 
 
+def test_a_queue_behind_a_job_that_somebody_agreed_to_is_not_stuck(monkeypatch):
+    running, pending = (
+        {**BLOCKER, "id": f"kf/scrapyd/kingfisher:{state}:1", "probe": "scrapyd", "state": state}
+        for state in ("running", "pending")
+    )
+    found = {"target": "kf", "whom": "", "expected": ["kf"], "failed": {}, "unknowns": []}
+    found.update(minions={"kf": {**IDLE, "idle": False}}, blockers=[running, pending])
+    monkeypatch.setattr(runner, "_look", lambda *_: found)
+    monkeypatch.setattr(runner, "__opts__", {}, raising=False)
+
+    answer = runner.wait(
+        "kf", timeout="0.5s", interval="0.1s", stuck="0.2s", consent={"by": "Jane", "for": [running["id"]]}
+    )
+
+    assert answer["message"].startswith("Still not idle after")
+    assert [one["id"] for one in answer["blockers"]] == [pending["id"]]
+
+
 @pytest.mark.parametrize(
     "states",
     [
