@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 
 import psutil
 import pytest
@@ -60,6 +61,24 @@ def test_a_short_query_of_a_long_transaction_is_as_old_as_the_transaction(ask, p
     until(lambda: ask(older_than=1)["blockers"], what="the transaction to be a second old")
 
 
+def test_a_long_transaction_blocks_between_two_of_its_queries_as_well(ask, postgres):
+    """As pg_dump's, and those of an import that computes in between: a look need not hit a query."""
+    client = subprocess.Popen(
+        postgres.psql("-q"), stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/", text=True
+    )
+    try:
+        client.stdin.write("BEGIN; /* an import */ SELECT pg_sleep(1.5);\n")
+        client.stdin.flush()
+        idle = f"SELECT count(*) FROM {OTHERS} AND state = 'idle in transaction' AND query LIKE '%pg_sleep%'"
+        until(lambda: postgres.query(idle) != "0", 10, "the query to end")
+
+        assert [one["what"] for one in ask(older_than=1)["blockers"]] == ["SELECT in postgres: an import"]
+        assert ask(older_than="1h")["blockers"] == []
+    finally:
+        client.stdin.close()
+        client.wait(10)
+
+
 def test_a_role_that_cannot_see_is_unknown_and_not_idle(ask, postgres, query):
     postgres.query("CREATE ROLE blind LOGIN")
     query("SELECT pg_sleep(7777), 'unseen'")
@@ -115,6 +134,10 @@ def test_one_bad_server_does_not_hide_another_and_mistakes_are_named(checkout, t
     answer = probe(instances=[{**good, "port": 1}, good])
 
     assert (len(answer["blockers"]), len(answer["unknowns"])) == (1, 1)
-    for wrong in ({"older_then": 1}, {"older_than": "soon"}):
+    beside = {"instances": [good], "older_than": "5m"}
+    for wrong in ({"older_then": 1}, {"older_than": "soon"}, beside):
         with pytest.raises(SaltInvocationError, match=r"older_than|soon"):
             probe(**wrong)
+    for nobody in ([], {}):
+        with pytest.raises(SaltInvocationError, match="one server or more"):
+            probe(instances=nobody)
