@@ -442,6 +442,8 @@ def probe(instances=None, crawls=True, **instance):
 
         salt-call scrapyd.probe url=http://127.0.0.1:6800
     """
+    if instances is not None and instance:
+        raise SaltInvocationError(f"{', '.join(sorted(instance))}: to be given with each of the instances")
     answer = {"blockers": [], "unknowns": [], "info": []}
     busy = []
     for one in _instances(instances if instances is not None else instance):

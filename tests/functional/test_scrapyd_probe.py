@@ -378,6 +378,8 @@ def test_a_wrong_setting_is_named(probe, url):
         probe(url=url)
     with pytest.raises(SaltInvocationError, match="some of"):
         probe(pasword="x")
+    with pytest.raises(SaltInvocationError, match="crawl: to be given with each"):
+        probe(instances=[{"url": url}], crawl=False)
 
 
 def test_the_functions_for_people_fail_loudly(functions):
