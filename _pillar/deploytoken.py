@@ -21,7 +21,7 @@ pillar gets nothing from it and does not wait for the wiki: a wiki that cannot b
 nothing else.
 """
 
-from saltext.deploytoken import live
+from saltext.deploytoken.gate import live
 
 
 def ext_pillar(minion_id, pillar, conf=None, extra_minion_data=None):

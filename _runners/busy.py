@@ -10,8 +10,9 @@ or whose answer is not clear: each blocks, like a spider that runs, and is named
 
 import time
 
-from saltext.deploytoken import consent as agreement
-from saltext.deploytoken import door, errors
+from saltext.deploytoken import cli as door
+from saltext.deploytoken import errors, values
+from saltext.deploytoken.busy import consent as agreement
 
 _TEXT, _AGE = (str, type(None)), (int, type(None))
 REMIND = 600  # seconds after which a wait tells again what it told already
@@ -59,7 +60,7 @@ def check(target=None, target_type="glob", consent=None, timeout=15, ssh=False):
     argument is wrong.
     """
     agreed = agreement.parse(consent)
-    found = _look(door.text(target, "target"), target_type, _positive(timeout, "timeout"), ssh)
+    found = _look(values.text(target, "target"), target_type, _positive(timeout, "timeout"), ssh)
     return _verdict(found, agreed)
 
 
@@ -95,7 +96,7 @@ def wait(
     as soon as it is stuck, with ``stuck``, a list of blockers.
     """
     agreed = agreement.parse(consent)
-    target = door.text(target, "target")
+    target = values.text(target, "target")
     limit, pause, apart, patience = (
         _positive(value, key)
         for value, key in ((timeout, "timeout"), (interval, "interval"), (settle, "settle"), (stuck, "stuck"))
@@ -137,7 +138,7 @@ def wait(
 
 
 def _positive(value, key):
-    seconds = door.duration(value, key)
+    seconds = values.duration(value, key)
     if not seconds or seconds <= 0:
         raise errors.Invalid(f"{key}: a duration above 0 is needed, like 15s")
     return seconds
@@ -146,7 +147,7 @@ def _positive(value, key):
 def _look(target, target_type, timeout, ssh):
     """Ask once, and put the answers of all minions into one."""
     # Late: every salt-run imports every runner.
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     opts = minions.over_ssh(__opts__, ssh)
     # 7: the module's own return code for "not idle", whose answer is as good as an idle one's.

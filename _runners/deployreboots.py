@@ -14,7 +14,8 @@ boot id, does not come back, or is not well. After Ctrl-C (130), a server that w
 same, and is named.
 """
 
-from saltext.deploytoken import door, errors
+from saltext.deploytoken import cli as door
+from saltext.deploytoken import errors, values
 
 
 @door.command
@@ -48,11 +49,12 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False, fresh=N
     since :py:func:`reboot` ordered it, with the boot id from before. If somebody does not answer, exits with code 9
     and has ``failed`` as well: by minion, why.
     """
-    from saltext.deploytoken import minions, reboots
+    from saltext.deploytoken.machines import master as minions
+    from saltext.deploytoken.machines import reboots
 
     opts = minions.over_ssh(__opts__, ssh)
     expected = _expected(opts, target, target_type)
-    patience = door.duration(wait, "wait") or 0
+    patience = 0 if wait is None else values.duration(wait, "wait")
     notes = reboots.Notes(__opts__["cachedir"], _ref(ref)) if ref is not None else None
     boots, failed = reboots.known(known, expected), {}
     if boots is None:
@@ -117,13 +119,14 @@ def reboot(
     Returns ``rebooted``: by minion, its ``old`` and ``new`` boot id. When it stops, there are also ``failed`` (by
     minion, why) and ``left`` (those, and who is still to be rebooted, in order).
     """
-    from saltext.deploytoken import minions, reboots
+    from saltext.deploytoken.machines import master as minions
+    from saltext.deploytoken.machines import reboots
 
     opts = minions.over_ssh(__opts__, ssh)
     expected = _expected(opts, target, target_type)
     ref = _ref(ref)
-    batch = door.number(batch, "batch", 1000)
-    patience = door.duration(timeout, "timeout")
+    batch = values.number(batch, "batch", 1000)
+    patience = values.duration(timeout, "timeout")
     if not patience:
         raise errors.Invalid("timeout: a duration above 0 is needed, like 5m")
     if before is not None and not isinstance(before, dict):
@@ -144,10 +147,10 @@ def reboot(
 
 def _expected(opts, target, target_type):
     """The ids that a target means: in the order of a list, else in that of the alphabet."""
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
-    listed = door.words(target, "target") if target_type == "list" else None
-    found, unknown = minions.expect(opts, listed or door.text(target, "target"), target_type)
+    listed = values.words(target, "target") if target_type == "list" else None
+    found, unknown = minions.expect(opts, listed or values.text(target, "target"), target_type)
     if unknown:
         raise errors.Failed("; ".join(f"{minion} {why}" for minion, why in sorted(unknown.items())), failed=unknown)
     if not found:
@@ -156,11 +159,10 @@ def _expected(opts, target, target_type):
 
 
 def _ref(ref):
-    from saltext.deploytoken import token
 
     if ref is None:
         raise errors.Invalid("ref: needed, nobody reboots without the token; `salt-run deploytoken.status` shows it")
-    return token.check_ref(ref)
+    return values.ref(ref)
 
 
 def _allow(several, ref, consent, ssh):

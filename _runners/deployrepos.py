@@ -31,7 +31,7 @@ If one is refused, the others are looked at, and none is moved: the master serve
 one beside an old one is a mixture that nobody has tested. Submodules are not updated.
 """
 
-from saltext.deploytoken import door
+from saltext.deploytoken import cli as door
 
 
 @door.command
@@ -92,7 +92,8 @@ def _run(what):
     import salt.loader
     from salt.exceptions import CommandExecutionError
 
-    from saltext.deploytoken import errors, repositories
+    from saltext.deploytoken import errors
+    from saltext.deploytoken.repositories import tree as repositories
 
     configured = __opts__.get("deploytoken") or {}
     if not isinstance(configured, dict):

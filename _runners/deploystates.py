@@ -10,7 +10,9 @@ a failure, no other is begun.
 
 import functools
 
-from saltext.deploytoken import applying, config, door, errors
+from saltext.deploytoken import cli as door
+from saltext.deploytoken import config, errors, values
+from saltext.deploytoken.machines import states as applying
 
 
 @door.command
@@ -54,12 +56,12 @@ def apply(
     matches nobody or names a minion that does not exist.
     """
     # Late: every salt-run imports every runner.
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
-    test, states = door.boolean(test, "test"), door.boolean(states, "states")
+    test, states = values.boolean(test, "test"), values.boolean(states, "states")
     if not test and ref is None:
         raise errors.Invalid("ref: needed; `salt-run deploytoken.acquire` prints it")
-    target = target if isinstance(target, list) else door.text(target, "target")
+    target = target if isinstance(target, list) else values.text(target, "target")
     opts = minions.over_ssh(__opts__, ssh)
     expected, unknown = minions.expect(opts, target, target_type)
     for minion, why in sorted(unknown.items()):
@@ -68,9 +70,9 @@ def apply(
         raise errors.Busy(f"The target {target!r} matches no minion ({minions.whom(opts)})")
     kwarg = {"queue": False, "test": test, "pillar": {"deploy": {"ref": ref}}}
     if saltenv is not None:
-        kwarg["saltenv"] = door.text(saltenv, "saltenv")
+        kwarg["saltenv"] = values.text(saltenv, "saltenv")
     if sls is not None:
-        kwarg["mods"] = door.words(sls, "sls")
+        kwarg["mods"] = values.words(sls, "sls")
     fun = "state.highstate" if sls is None else "state.sls"
     publish = functools.partial(minions.follow, opts, fun=fun, kwarg=kwarg, tell=door.say)
     groups, ours = applying.batches(expected, batch), functools.partial(_ours, ref)
@@ -89,9 +91,9 @@ def apply(
 
 def _ours(ref):
     """Look at the token, as it is now."""
-    from saltext.deploytoken.token import Token, check_ref
+    from saltext.deploytoken.token import Token
 
-    ref = check_ref(ref)
+    ref = values.ref(ref)
     with Token(config.parse(__opts__)) as token:
         status = token.status()
     if status["ref"] != ref:

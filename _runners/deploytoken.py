@@ -41,7 +41,10 @@ import re
 import socket
 from pathlib import Path
 
-from saltext.deploytoken import config, door, glass, jobs
+from saltext.deploytoken import cli as door
+from saltext.deploytoken import config, values
+from saltext.deploytoken.deploy import jobs
+from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
 
@@ -103,8 +106,8 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
     with ``held`` (who, since when and why are in the message), ``in_doubt``, ``store``, ``invalid``, and with
     ``resume`` ``not_yours``.
     """
-    reason = door.text(reason, "reason")
-    resume = door.boolean(resume, "resume")
+    reason = values.text(reason, "reason")
+    resume = values.boolean(resume, "resume")
     if jid is not None and not re.fullmatch(r"[0-9]{20}", str(jid)):
         raise _invalid(f"jid: {jid!r} is not a job's id of 20 digits; leave it out when typing this by hand")
     if resume and ref is None:
@@ -116,8 +119,8 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
             _name(name),
             ref,
             resume,
-            expect=door.duration(expect, "expect"),
-            wait=door.duration(wait, "wait"),
+            expect=None if expect is None else values.duration(expect, "expect"),
+            wait=None if wait is None else values.duration(wait, "wait"),
             jid=jid,
         )
     if jid:
@@ -156,12 +159,12 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     """
     from saltext.deploytoken import page
 
-    summary = door.text(summary, "summary")
+    summary = values.text(summary, "summary")
     notes = []
-    if rebooted := door.words(rebooted, "rebooted"):
+    if rebooted := values.words(rebooted, "rebooted"):
         notes.append(("rebooted", f"rebooted {', '.join(rebooted)}"))
     if consent is not None:
-        notes.append(("consent", f"with the consent of {door.text(consent, 'consent')}"))
+        notes.append(("consent", f"with the consent of {values.text(consent, 'consent')}"))
     broken = glass.pending(__opts__["cachedir"])
     reports = glass.notes(broken)
     with _token() as token:
@@ -196,13 +199,13 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
     Returns what :py:func:`acquire` returns but ``taken``, and ``displaced`` (the hold that was ended) and ``entry``.
     Fails with ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
     """
-    reason = door.text(reason, "reason")
+    reason = values.text(reason, "reason")
     if (ref is None) == (held_by is None):
         raise _invalid(
             "ref: name the hold to end, as `salt-run deploytoken.status` shows it: ref=…, or held_by=… if it has none"
         )
     with _token() as token:
-        return token.take_over(reason, ref, None if held_by is None else door.text(held_by, "held_by"), _name(name))
+        return token.take_over(reason, ref, None if held_by is None else values.text(held_by, "held_by"), _name(name))
 
 
 @door.command
@@ -229,7 +232,7 @@ def history(limit=20):
     """
     from saltext.deploytoken import history as reader
 
-    limit = door.number(limit, "limit", 1000)
+    limit = values.number(limit, "limit", 1000)
     with _token() as token:
         found = token.history(limit)
     return found if _for_programs() else reader.table(found)
@@ -257,7 +260,7 @@ def doctor(scratch=None):
     """
     from saltext.deploytoken import doctor as examiner
 
-    scratch = None if scratch is None else door.text(scratch, "scratch")
+    scratch = None if scratch is None else values.text(scratch, "scratch")
     return examiner.examine(__opts__, scratch, lines=not _for_programs())
 
 
@@ -332,7 +335,7 @@ def _for_programs():
 
 
 def _name(value):
-    return None if value is None else door.text(value, "name")
+    return None if value is None else values.text(value, "name")
 
 
 def _invalid(message):

@@ -10,7 +10,7 @@ import zlib
 import pytest
 
 from saltext.deploytoken import config, doctor, errors, history
-from saltext.deploytoken.store import Unanswered
+from saltext.deploytoken.stores.base import Unanswered
 from saltext.deploytoken.token import Token
 
 KEY = "0123456789abcdef0123456789abcdef01234567"

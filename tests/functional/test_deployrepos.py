@@ -18,7 +18,8 @@ import salt.config
 import salt.loader
 from salt.exceptions import CommandExecutionError
 
-from saltext.deploytoken import errors, repositories
+from saltext.deploytoken import errors
+from saltext.deploytoken.repositories import tree as repositories
 from tests.support import process, wait
 
 ENV = {

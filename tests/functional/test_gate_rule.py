@@ -13,7 +13,8 @@ import pytest
 import salt.pillar
 from salt.exceptions import CommandExecutionError
 
-from saltext.deploytoken import config, glass, live
+from saltext.deploytoken import config
+from saltext.deploytoken.gate import glass, live
 from saltext.deploytoken.token import Token
 
 REF = "f9c2a1b0"

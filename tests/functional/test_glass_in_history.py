@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from saltext.deploytoken import glass
+from saltext.deploytoken.gate import glass
 
 
 @pytest.fixture

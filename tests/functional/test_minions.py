@@ -32,13 +32,13 @@ def opts(loaders):
     ],
 )
 def test_a_target_means_these_minions(opts, target, target_type, expected):
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     assert minions.expect(opts, target, target_type) == (expected, {})
 
 
 def test_a_listed_minion_without_a_key_is_named(opts):
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     expected, unknown = minions.expect(opts, "web1, web9", "list")
     assert expected == ["web1"]
@@ -46,14 +46,14 @@ def test_a_listed_minion_without_a_key_is_named(opts):
 
 
 def test_a_type_that_salt_does_not_have_is_refused(opts):
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     with pytest.raises(errors.Invalid, match="target_type: 'globb' is none of glob"):
         minions.expect(opts, "web*", "globb")
 
 
 def test_of_several_questions_an_answer_has_what_was_said_to_each(monkeypatch):
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     answers = {
         "a": {"x.y": "1", "x.z": False},
@@ -102,7 +102,7 @@ class InterruptedLater(Interrupted):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(0)], ids=repr)
 def test_an_interruption_while_the_master_is_asked_is_not_a_master_that_is_away(opts, monkeypatch, interruption):
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     def client(cls):
         monkeypatch.setattr(minions.salt.client, "get_local_client", lambda mopts: cls(interruption))
@@ -121,7 +121,7 @@ def test_an_interruption_while_the_master_is_asked_is_not_a_master_that_is_away(
 
 
 def test_one_look_alone_does_not_make_a_minion_silent():
-    from saltext.deploytoken import minions
+    from saltext.deploytoken.machines import master as minions
 
     now = 0
     silence = minions.Silence(clock=lambda: now)

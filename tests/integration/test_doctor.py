@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from saltext.deploytoken import doctor, errors, history, protocol, store
+from saltext.deploytoken import doctor, errors, history, protocol, stores
 from saltext.deploytoken.config import parse
 from tests.support.proxy import BEFORE, Answer, Fault, drop, html, redirect, replace
 
@@ -245,7 +245,7 @@ def test_history_is_read_from_the_versions_that_redmine_kept(redmine, page):
 
 def test_history_without_the_right_to_view_versions_says_which_right(redmine, page):
     redmine.edit(page, TEXT + "\nA remark.\n")
-    wiki = store.connect(parse({"deploytoken": {"store": page, "api_key": redmine.key("carol")}}))
+    wiki = stores.connect(parse({"deploytoken": {"store": page, "api_key": redmine.key("carol")}}))
 
     with pytest.raises(errors.StoreError, match="view wiki history"):
         history.past(history.versions(wiki, 10), protocol.Rules())

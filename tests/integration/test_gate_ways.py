@@ -174,7 +174,7 @@ def test_a_queued_run_is_asked_again_when_it_begins(cluster, mark, gated):
             queues = pathlib.Path(cluster.minions[gated].config["cachedir"]) / "queues"
             until(lambda: list(queues.rglob(f"queued_*_{job}.p")), 240, "the second run to be queued")
             release(cluster)
-            time.sleep(3.1)  # the age that an answer may have; see saltext.deploytoken.live
+            time.sleep(3.1)  # the age that an answer may have; see saltext.deploytoken.gate.live
         finally:
             go.touch()
         answer = wait(lambda tag, data: tag == f"salt/job/{job}/ret/{gated}", "the second run")
@@ -238,7 +238,7 @@ def test_a_hold_that_ended_or_was_taken_over_closes_the_gate(cluster, mark, gate
     acquire(cluster)
     assert cluster.salt(gated, "deploygate.check", pillar=WITH_REF).data[gated]["allowed"]
     assert cluster.run("deploytoken.takeover", ref=REF, reason="Alice is away", name="Bob").code == 0
-    time.sleep(3.1)  # the age that an answer may have; see saltext.deploytoken.live
+    time.sleep(3.1)  # the age that an answer may have; see saltext.deploytoken.gate.live
     answer = cluster.salt(gated, "state.apply", pillar=WITH_REF)
     assert "is over" in answer.data[gated], answer
     assert "Bob" in answer.data[gated]

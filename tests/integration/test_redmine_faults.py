@@ -6,8 +6,9 @@ import uuid
 
 import pytest
 
-from saltext.deploytoken import config, errors, live, page
-from saltext.deploytoken.store import Missing, Unanswered
+from saltext.deploytoken import config, errors, page
+from saltext.deploytoken.gate import live
+from saltext.deploytoken.stores.base import Missing, Unanswered
 from tests.support.places import TEXT, RedminePlace
 from tests.support.proxy import (
     AFTER,

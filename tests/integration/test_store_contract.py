@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from saltext.deploytoken import config, errors, page
-from saltext.deploytoken.store import Conflict, Missing, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Missing, Unanswered
 from saltext.deploytoken.token import Token
 from tests.support.places import TEXT, RedminePlace, SqlitePlace
 

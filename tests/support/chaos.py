@@ -21,8 +21,9 @@ import signal
 import sys
 import time
 
-from saltext.deploytoken import config, errors, page, store
+from saltext.deploytoken import config, errors, page, stores
 from saltext.deploytoken import token as tokens
+from saltext.deploytoken.stores import base as store
 from tests.support import process
 from tests.support.proxy import AFTER, BEFORE, FaultProxy, delay, drip, drop, duplicate, html, status, truncate
 
@@ -138,7 +139,7 @@ def tidy(plan, log, dice):
 
 def edit(plan, log, dice):
     """A person: adds a line at the end, or changes one, by the store's own compare-and-swap, past every fault."""
-    wiki = store.connect(config.parse({"deploytoken": {**plan["options"], **plan["by_hand"]}}))
+    wiki = stores.connect(config.parse({"deploytoken": {**plan["options"], **plan["by_hand"]}}))
     count = 0
     while time.time() < plan["end"]:
         time.sleep(dice.uniform(0.05, 0.4))
@@ -222,7 +223,7 @@ def run(kind, seconds, seed, folder, redmine=None, contenders=24):
             address = f"sqlite:///{folder / 'token.db'}"
             plan |= {"options": {"store": address, "timeout": 5, "deadline": 10}, "by_hand": {"name": "Person"}}
             plan["rest"] = 0.1
-            wiki = store.connect(config.parse({"deploytoken": plan["options"]}))
+            wiki = stores.connect(config.parse({"deploytoken": plan["options"]}))
             wiki.create(TEXT, "init")
         else:
             address = redmine.new_page(TEXT)

@@ -20,7 +20,7 @@ import functools
 from dataclasses import dataclass
 
 from saltext.deploytoken import errors, page, protocol
-from saltext.deploytoken.store import Conflict, Missing, Page, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Missing, Page, Unanswered
 
 TEXT = "Held by: nobody\n\nh2. History\n"
 EDIT = "A line of somebody else's.\n"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from saltext.deploytoken import applying, errors
+from saltext.deploytoken import errors
+from saltext.deploytoken.machines import states as applying
 
 
 def state(result=True, changes=None, comment="", number=0, name="nginx", **more):

@@ -5,7 +5,7 @@ import pathlib
 
 import pytest
 
-from saltext.deploytoken import minions
+from saltext.deploytoken.machines import master as minions
 
 PATH = pathlib.Path(__file__).parents[2] / "_runners" / "busy.py"
 SPEC = importlib.util.spec_from_file_location("busy_runner", PATH)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import trustme
 
-from saltext.deploytoken import config, doctor, errors, store
+from saltext.deploytoken import config, doctor, errors, stores
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 STORE = "https://crm.example.org/projects/ocds/wiki/Deploy_token"
@@ -181,7 +181,7 @@ def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
 )
 def test_an_address_where_no_token_can_be_kept_is_refused_before_anybody_is_asked(address, match):
     with pytest.raises(errors.Invalid, match=rf"^deploytoken\.store: .*{match}") as caught:
-        store.connect(parse(store=address, api_key=KEY))
+        stores.connect(parse(store=address, api_key=KEY))
     assert KEY not in str(caught.value)
     with pytest.raises(errors.Invalid) as caught:
         doctor.examine({"deploytoken": {"store": address, "api_key": KEY}})
@@ -191,4 +191,4 @@ def test_an_address_where_no_token_can_be_kept_is_refused_before_anybody_is_aske
 
 def test_a_wiki_page_without_a_key_is_refused_before_anybody_is_asked():
     with pytest.raises(errors.Invalid, match=r"^deploytoken\.api_key: needed for a Redmine page"):
-        store.connect(parse())
+        stores.connect(parse())

@@ -3,7 +3,8 @@
 import pytest
 import yaml
 
-from saltext.deploytoken import consent, errors
+from saltext.deploytoken import errors
+from saltext.deploytoken.busy import consent
 
 OLD = {"id": "kingfisher-main/scrapyd/kingfisher:spider_a:6487ec"}
 NEW = {"id": "kingfisher-main/scrapyd/kingfisher:spider_a:6487ed"}

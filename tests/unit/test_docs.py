@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from saltext.deploytoken import config, errors, repositories
+from saltext.deploytoken import config, errors
+from saltext.deploytoken.repositories import tree as repositories
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

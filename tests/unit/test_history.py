@@ -6,7 +6,7 @@ import unicodedata
 import pytest
 
 from saltext.deploytoken import history, page, protocol
-from saltext.deploytoken.store import Missing, Page
+from saltext.deploytoken.stores.base import Missing, Page
 
 RULES = protocol.Rules()
 ALICE = page.Hold(name="Alice", reason="upgrade PostgreSQL", since="2026-11-22 22:30 UTC", ref="aaaaaaaa")

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from salt import payload
 
-from saltext.deploytoken import jobs
+from saltext.deploytoken.deploy import jobs
 
 REF, JID, LATER = "f9c2a1b0", "20261122223000123456", "20261122224500123456"
 

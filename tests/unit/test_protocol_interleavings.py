@@ -8,7 +8,7 @@ Each test prints the number of states that it visited.
 import pytest
 
 from saltext.deploytoken import errors, page, protocol
-from saltext.deploytoken.store import Conflict, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Unanswered
 from tests.support.model import Client, Explorer, Violation
 
 # Two terminals of one person.

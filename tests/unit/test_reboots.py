@@ -2,7 +2,8 @@
 
 import pytest
 
-from saltext.deploytoken import errors, reboots
+from saltext.deploytoken import errors
+from saltext.deploytoken.machines import reboots
 from tests.support import steps
 
 OLD, NEW = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"

@@ -2,7 +2,8 @@
 
 import pytest
 
-from saltext.deploytoken import errors, repositories
+from saltext.deploytoken import errors
+from saltext.deploytoken.repositories import tree as repositories
 
 
 def test_nothing_configured_is_no_repositories():

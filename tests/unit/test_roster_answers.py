@@ -7,7 +7,9 @@ import psutil
 import pytest
 import salt.config
 
-from saltext.deploytoken import errors, minions, roster
+from saltext.deploytoken import errors
+from saltext.deploytoken.machines import master as minions
+from saltext.deploytoken.machines import ssh as roster
 from tests.support import wait
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from saltext.deploytoken import config, errors, token
-from saltext.deploytoken.store import Conflict, Page, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
 
 TEXT = "Held by: nobody\n\nh2. History\n"
 

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from saltext.deploytoken import door, errors, page
+from saltext.deploytoken import errors, page, values
 
 #: What an entry template may name.
 ENTRY_FIELDS = ("since", "until", "name", "reason", "summary", "notes", "ref")
@@ -90,7 +90,7 @@ def parse(opts):
         verify=_verify(raw),
         history=_history(raw.get("history")),
         repositories=raw.get("repositories"),
-        ssh_gate=door.boolean(raw.get("ssh_gate", Config.ssh_gate), "deploytoken.ssh_gate"),
+        ssh_gate=values.boolean(raw.get("ssh_gate", Config.ssh_gate), "deploytoken.ssh_gate"),
     )
 
 
@@ -146,7 +146,7 @@ def _store(raw):
 
 def _seconds(raw, name, default):
     key = f"deploytoken.{name}"
-    value = door.duration(raw.get(name, default), key)
+    value = values.duration(raw.get(name, default), key)
     if not value or value > 3600:
         raise errors.Invalid(f"{key}: must be more than 0 and at most 3600 seconds")
     return value

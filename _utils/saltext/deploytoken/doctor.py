@@ -9,7 +9,8 @@ import uuid
 from urllib.parse import urlsplit
 
 from saltext.deploytoken import config, errors, page
-from saltext.deploytoken.store import Conflict, Missing, connect
+from saltext.deploytoken.stores import connect
+from saltext.deploytoken.stores.base import Conflict, Missing
 from saltext.deploytoken.token import Token
 
 _MARKS = {True: "ok  ", False: "FAIL", None: "?   "}

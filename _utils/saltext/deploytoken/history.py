@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
 from saltext.deploytoken import errors, page
-from saltext.deploytoken.store import Missing, Page
+from saltext.deploytoken.stores.base import Missing, Page
 
 _COMMENT = re.compile(
     r"(?P<verb>acquire|release|takeover|withdraw) ref=(?P<ref>[0-9a-f]{8}|-)(?: id=(?P<id>[0-9a-f]+))?"
@@ -64,7 +64,7 @@ def past(pages, rules, limit=20):
     """
     Return what the versions tell: ``holds``, newest first, and ``unreadable`` versions.
 
-    ``pages`` (iterable of :class:`saltext.deploytoken.store.Page`)
+    ``pages`` (iterable of :class:`saltext.deploytoken.stores.base.Page`)
         The page's versions, newest first. Read no further than needed.
     ``rules`` (:class:`saltext.deploytoken.protocol.Rules`)
         How the page is written.

@@ -16,7 +16,7 @@ may still be under way.
 from dataclasses import dataclass, replace
 
 from saltext.deploytoken import errors, page
-from saltext.deploytoken.store import Conflict, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Unanswered
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,8 @@ import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from saltext.deploytoken import errors, history, page, protocol, store
+from saltext.deploytoken import errors, history, page, protocol, stores, values
+from saltext.deploytoken.stores.base import Conflict, Unanswered
 
 #: Seconds between two looks of a waiter, before jitter.
 POLL = 5.0
@@ -34,22 +35,8 @@ def claim(ref=None):
     """
     digits = uuid.uuid4().hex
     # A letter first: Salt reads ref=01234567 on a command line as an octal number, which cannot be told back.
-    ref = check_ref(ref) or random.choice("abcdef") + digits[1:8]
+    ref = values.ref(ref) if ref is not None else random.choice("abcdef") + digits[1:8]
     return Claim(ref, ref + digits[8:])
-
-
-def check_ref(ref, key="ref"):
-    """
-    Return ``ref`` as it stands on the page; None stays None.
-
-    :raises errors.Invalid: when it is not 8 hex digits.
-    """
-    if ref is None:
-        return None
-    text = str(ref).strip().lower()
-    if len(text) != 8 or any(char not in "0123456789abcdef" for char in text):
-        raise errors.Invalid(f"{key}: {ref!r} is not a ref of 8 hex digits; `salt-run deploytoken.status` shows it")
-    return text
 
 
 class Token:
@@ -64,7 +51,7 @@ class Token:
 
     def __init__(self, config, notify=None, clock=time):
         self.config = config
-        self.store = store.connect(config)
+        self.store = stores.connect(config)
         self._notify = notify or (lambda event, data: None)
         self._clock = clock
         history = config.history
@@ -135,7 +122,7 @@ class Token:
             comment = f"acquire ref={mine.ref} id={mine.id}{job}: {reason}"
             try:
                 return self._take(protocol.acquire(hold, comment, self.rules, resume), mine.ref)
-            except (errors.Held, store.Unanswered) as exc:
+            except (errors.Held, Unanswered) as exc:
                 holder = exc.details.get("token", holder)
                 left = end - self._clock.monotonic()
                 if left <= 0 or not holder:
@@ -149,7 +136,7 @@ class Token:
         """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
         summary = page.check_summary(summary)
         notes = [page.check_note(note, key) for key, note in notes]
-        ref = check_ref(ref)
+        ref = None if ref is None else values.ref(ref)
         name = None if ref else self.operator(name)
         fresh = claim()
         comment = f"release ref={ref or '-'} id={fresh.id}: {summary}"
@@ -173,7 +160,7 @@ class Token:
         """End somebody else's hold and take the token; see :func:`protocol.take_over`."""
         reason = page.check_reason(reason)
         name = self.operator(name)
-        ref = check_ref(ref)
+        ref = None if ref is None else values.ref(ref)
         mine = claim()
         now = page.stamp(self._clock.time())
         hold = page.Hold(name=name, reason=reason, since=now, ref=mine.ref)
@@ -237,7 +224,7 @@ class Token:
                     else:
                         value = self._ask(step)
                     send = steps.send
-                except (errors.StoreError, store.Conflict) as exc:
+                except (errors.StoreError, Conflict) as exc:
                     send, value = steps.throw, exc
         except StopIteration as stop:
             return stop.value

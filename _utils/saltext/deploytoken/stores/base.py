@@ -1,13 +1,9 @@
 """
-Where the page lives: compare-and-swap of one text, and the choice of a store by its address.
-
-A store is a class with the methods of :class:`Store`. A new wiki is one new module, one line in :func:`connect`, and
-one row in the contract tests, which every store must pass.
+The interface of a store: compare-and-swap of one text.
 """
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from urllib.parse import urlsplit
 
 from saltext.deploytoken import errors
 
@@ -76,21 +72,3 @@ class Store(ABC):
 
     def close(self):
         """Give back what the store keeps open."""
-
-
-def connect(config):
-    """
-    Return the :class:`Store` for ``config.store``.
-
-    :raises errors.Invalid: when the address is of no known kind.
-    """
-    scheme = urlsplit(config.store).scheme
-    if scheme in ("http", "https"):
-        from saltext.deploytoken.redmine import Redmine
-
-        return Redmine(config)
-    if scheme == "sqlite":
-        from saltext.deploytoken.sqlite import Sqlite
-
-        return Sqlite(config)
-    raise errors.Invalid("deploytoken.store: must begin with https:// (a Redmine wiki page) or sqlite:/// (a file)")

@@ -10,14 +10,10 @@ sets both, and checks the arguments itself.
 import contextlib
 import functools
 import inspect
-import re
 import sys
 import time
 
 from saltext.deploytoken import errors
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-_YEAR = 366 * 86400
 
 
 def command(function):
@@ -94,70 +90,3 @@ def _told(function):
 def _refusal(error, context):
     context["retcode"] = error.code
     return {**error.details, "reason": error.reason, "message": str(error), "retcode": error.code}
-
-
-def duration(value, key):
-    """
-    Return seconds for ``90``, ``"90"``, ``"45s"``, ``"15m"``, ``"2h"`` or ``"1d"``, up to a year; None stays None.
-
-    :raises errors.Invalid: with ``key`` in the message.
-    """
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", str(value).strip()) if not isinstance(value, bool) else None
-    if not match:
-        raise errors.Invalid(f"{key}: {value!r} is not a duration; write 45s, 15m, 2h or 1d")
-    seconds = float(match[1]) * _UNITS[match[2] or "s"]
-    if seconds > _YEAR:
-        raise errors.Invalid(f"{key}: {str(value)[:40]!r} is more than a year")
-    return seconds
-
-
-def words(value, key):
-    """
-    Return a list of words for a list or a comma-separated string; None gives an empty list.
-
-    :raises errors.Invalid: with ``key`` in the message.
-    """
-    if value is None:
-        return []
-    if isinstance(value, str):
-        value = value.split(",")
-    if not isinstance(value, list | tuple) or not all(isinstance(item, str | int) for item in value):
-        raise errors.Invalid(f"{key}: {value!r} is not a list of names; write one,two")
-    return [str(item).strip() for item in value if str(item).strip()]
-
-
-def boolean(value, key):
-    """
-    Return ``value`` if it is True or False.
-
-    :raises errors.Invalid: with ``key`` in the message; ``"no"`` as a string must not count as true.
-    """
-    if not isinstance(value, bool):
-        raise errors.Invalid(f"{key}: {value!r} is not true or false")
-    return value
-
-
-def number(value, key, most):
-    """
-    Return ``value`` if it is a whole number from 1 to ``most``.
-
-    :raises errors.Invalid: with ``key`` in the message.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise errors.Invalid(f"{key}: {value!r} is not a whole number from 1 to {most}")
-    return value
-
-
-def text(value, key):
-    """
-    Return ``value`` as text; a required one that is missing or blank is refused.
-
-    Salt turns ``reason=42`` on the command line into a number; that is still the text 42.
-
-    :raises errors.Invalid: with ``key`` in the message.
-    """
-    if value is None or isinstance(value, bool | dict | list) or not str(value).strip():
-        raise errors.Invalid(f'{key}: needed, as one line of text: {key}="…"')
-    return str(value).strip()

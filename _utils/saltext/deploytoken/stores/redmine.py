@@ -27,7 +27,7 @@ import requests
 import urllib3
 
 from saltext.deploytoken import errors, page
-from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Missing, Page, Store, Unanswered
 
 _PAGE = re.compile(r"(?P<base>.*)/projects/(?P<project>[^/]+)/wiki/(?P<title>[^/]+?)(?:\.json)?/?")
 
@@ -121,7 +121,7 @@ class Redmine(Store):
         return name or user.get("login")
 
     def checks(self):
-        from saltext.deploytoken import redmine_checks
+        from saltext.deploytoken.stores import redmine_checks
 
         return redmine_checks.run(self)
 

@@ -3,7 +3,7 @@
 import pytest
 import salt.utils.args
 
-from saltext.deploytoken import door, errors
+from saltext.deploytoken import cli, errors
 
 context = {}
 
@@ -12,7 +12,7 @@ def command(function):
     """Decorate it as in a runner, where the loader has put ``__context__`` among the globals."""
     function.__globals__["__context__"] = context
     context.clear()
-    return door.command(function)
+    return cli.command(function)
 
 
 @pytest.fixture(autouse=True)
@@ -91,61 +91,10 @@ def test_a_mistake_of_our_own_is_not_dressed_up():
 
 
 @pytest.mark.parametrize(
-    ("value", "seconds"),
-    [(None, None), (90, 90), ("90", 90), (1.5, 1.5), ("45s", 45), ("15m", 900), ("2 h", 7200), ("1d", 86400), (0, 0)],
-)
-def test_durations(value, seconds):
-    assert door.duration(value, "wait") == seconds
-
-
-@pytest.mark.parametrize("value", ["soon", "-5", -5, True, "", "1w", [], {}, "5m5s", "1e3", "367d", "9" * 400])
-def test_a_wrong_duration_is_refused_and_named(value):
-    refuses(door.duration, value, "wait")
-
-
-@pytest.mark.parametrize(
-    ("value", "words"), [(None, []), ("a, b,,c ", ["a", "b", "c"]), (["a", 1], ["a", "1"]), ("", [])]
-)
-def test_words(value, words):
-    assert door.words(value, "rebooted") == words
-
-
-@pytest.mark.parametrize("value", [3, {"a": 1}, [["a"]], [None]])
-def test_wrong_words_are_refused_and_named(value):
-    refuses(door.words, value, "rebooted")
-
-
-@pytest.mark.parametrize("value", ["no", "true", 0, 1, None, []])
-def test_only_true_and_false_are_boolean(value):
-    assert door.boolean(True, "resume") is True
-    assert door.boolean(False, "resume") is False
-    refuses(door.boolean, value, "resume")
-
-
-@pytest.mark.parametrize("value", ["x", "3", 0, -1, 51, 2.0, True, None])
-def test_only_whole_numbers_in_range_are_numbers(value):
-    assert (door.number(1, "limit", 50), door.number(50, "limit", 50)) == (1, 50)
-    refuses(door.number, value, "limit", 50)
-
-
-@pytest.mark.parametrize("value", [None, "", "  ", True, False, {}, ["a"]])
-def test_a_required_text_that_is_missing_is_refused_and_named(value):
-    assert door.text(" x ", "reason") == "x"
-    assert door.text(42, "reason") == "42"
-    refuses(door.text, value, "reason")
-
-
-def refuses(function, value, key, *more):
-    with pytest.raises(errors.Invalid, match=rf"^{key}: ") as caught:
-        function(value, key, *more)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
     ("typed", "told"),
     [
-        ("state.orchestrate", ["test_door.take …", "test_door.take: done"]),
-        ("test_door.take", []),
+        ("state.orchestrate", ["test_cli.take …", "test_cli.take: done"]),
+        ("test_cli.take", []),
         (None, []),
     ],
 )
@@ -170,5 +119,5 @@ def test_progress_that_has_no_standard_error_does_not_get_into_the_answer(monkey
     """Python has none where it was closed, as by ``2>&-``."""
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", None)
-        door.say("working")
+        cli.say("working")
     assert capsys.readouterr().out == ""

@@ -1,5 +1,5 @@
 """
-One question to many machines over salt-ssh: what :py:mod:`minions <saltext.deploytoken.minions>` does, without a
+One question to many machines over salt-ssh, without a
 master.
 
 Who is expected stands in the roster. What comes back is told apart here, because salt-ssh's client returns successes,
@@ -17,7 +17,7 @@ import salt.loader
 import salt.roster
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.minions import line
+from saltext.deploytoken.machines.master import line
 
 #: How Salt targets entries of a roster. Others match nobody there.
 TYPES = ("glob", "pcre", "list", "nodegroup", "range")

@@ -19,7 +19,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from saltext.deploytoken import config, errors, glass, token
+from saltext.deploytoken import config, errors, token
+from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from saltext.deploytoken import errors, minions
+from saltext.deploytoken import errors
+from saltext.deploytoken.machines import master as minions
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ Why not ``salt.state`` (measured on 3008.3)? With ``batch`` or ``subset`` it suc
 ``failhard`` that would stop the batches is the same word that skips the cleanup of an orchestration. It tells nothing
 while it runs, and cannot ask between two batches whether the token is still held.
 
-Nothing here knows Salt's client: :py:mod:`minions <saltext.deploytoken.minions>` has that.
+Nothing here knows Salt's client: :py:mod:`minions <saltext.deploytoken.machines.master>` has that.
 """
 
 import math

@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.store import Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Missing, Page, Store, Unanswered
 
 _TABLE = """
 CREATE TABLE page (

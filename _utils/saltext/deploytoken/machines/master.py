@@ -6,7 +6,7 @@ Salt's own ways fail open here (measured on 3008.3): who is down is silently lef
 So the master says whom it expects before anybody is asked, and each of them is held against that list.
 
 With the options of :func:`over_ssh`, all of this goes over salt-ssh instead, to those who are in the roster
-(:py:mod:`roster <saltext.deploytoken.roster>`).
+(:py:mod:`roster <saltext.deploytoken.machines.ssh>`).
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import salt.client
 import salt.utils.minions
 from salt.exceptions import SaltException
 
-from saltext.deploytoken import door, errors
+from saltext.deploytoken import errors, values
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def over_ssh(opts, ssh):
 
     :raises errors.Invalid: when it is neither True nor False.
     """
-    return {**opts, _SSH: True} if door.boolean(ssh, "ssh") else opts
+    return {**opts, _SSH: True} if values.boolean(ssh, "ssh") else opts
 
 
 def whom(opts):
@@ -233,7 +233,7 @@ def _cached(client, jid):
 
 def _roster():
     # Late: salt-ssh's client is a heavy import, and few need it.
-    from saltext.deploytoken import roster
+    from saltext.deploytoken.machines import ssh as roster
 
     return roster
 

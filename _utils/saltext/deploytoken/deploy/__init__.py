@@ -1,0 +1,1 @@
+"""One deploy, from the request to the page at its end."""
