@@ -7,7 +7,7 @@ A run of states is let through when the deploy token is held and the run carries
 
 .. code-block:: bash
 
-    salt 'docs' state.apply pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+    salt 'docs' state.apply pillar='{"deploytoken": {"ref": "f9c2a1b0"}}'
 
 The rule is asked in two places, because neither sees every run: by the executor ``deploygate``, before every function
 of ``state`` that is published or called, and by the state :py:func:`deploytoken.gate
@@ -31,7 +31,7 @@ in pillar (which is read from the same fresh compilation, so that a run cannot s
 ``off``
     Nothing is asked.
 
-In an emergency, ``pillar='{"deploy": {"break_glass": "why", "by": "Alice"}}'`` opens the gate: loudly, with an event
+In an emergency, ``pillar='{"deploytoken": {"break_glass": "why", "by": "Alice"}}'`` opens the gate: loudly, with an event
 ``deploytoken/gate/broken``, and on the record that the master adds to the History at the next release.
 
 This file depends on nothing but Salt: it travels to the minions alone.
@@ -107,10 +107,10 @@ def check(pillar=None, test=False, fun="state.apply"):
     .. code-block:: bash
 
         salt 'docs' deploygate.check
-        salt 'docs' deploygate.check pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+        salt 'docs' deploygate.check pillar='{"deploytoken": {"ref": "f9c2a1b0"}}'
 
     pillar
-        (dict) The pillar that comes with the run. Its key ``deploy`` holds the ``ref`` of the hold under which it
+        (dict) The pillar that comes with the run. Its key ``deploytoken`` holds the ``ref`` of the hold under which it
         runs, or ``break_glass`` and ``by``.
 
     test
@@ -276,7 +276,7 @@ def _mode(value):
 
 def _run(pillar):
     """What a run says of itself. Values of the wrong type, and a glass broken by nobody, are as good as missing."""
-    deploy = pillar.get("deploy") if isinstance(pillar, dict) else None
+    deploy = pillar.get("deploytoken") if isinstance(pillar, dict) else None
     deploy = deploy if isinstance(deploy, dict) else {}
     run = {key: str(deploy.get(key) or "").strip() for key in ("ref", "break_glass", "by")}
     run["ref"] = run["ref"].zfill(8) if isinstance(deploy.get("ref"), int) else run["ref"]  # YAML drops leading zeros
@@ -287,7 +287,7 @@ def _run(pillar):
 
 def _half_broken(pillar):
     """Whether somebody wanted to break the glass, and left out why or who."""
-    deploy = pillar.get("deploy") if isinstance(pillar, dict) else None
+    deploy = pillar.get("deploytoken") if isinstance(pillar, dict) else None
     return isinstance(deploy, dict) and "break_glass" in deploy
 
 
@@ -370,7 +370,7 @@ def _verdict(token, nonce, ref):
             return False, "Refused: the live deploy token is malformed."
         return False, (
             'Refused: nobody holds the deploy token. Take it with `salt-run deploytoken.acquire reason="…"`, and run '
-            'again with pillar=\'{"deploy": {"ref": "THE REF IT PRINTS"}}\'.'
+            'again with pillar=\'{"deploytoken": {"ref": "THE REF IT PRINTS"}}\'.'
         )
     reason, since = token.get("reason") or "no reason given", token.get("since") or "unknown"
     hold = f"{holder} holds the deploy token ({reason}; since {since})"
@@ -382,7 +382,7 @@ def _verdict(token, nonce, ref):
     if not ref:
         return (
             False,
-            f'Refused: {hold}. Ask {holder}; {holder} runs it with pillar=\'{{"deploy": {{"ref": "{current}"}}}}\'.',
+            f'Refused: {hold}. Ask {holder}; {holder} runs it with pillar=\'{{"deploytoken": {{"ref": "{current}"}}}}\'.',
         )
     if ref != current:
         return False, f"Refused: {hold} under ref {current}, and this run carries {ref}, which is over. Ask {holder}."

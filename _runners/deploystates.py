@@ -3,7 +3,7 @@ Apply states to minions under the deploy token, and say who did what.
 
 .. versionadded:: 0.1.0
 
-What ``salt MINIONS state.apply pillar='{"deploy": {"ref": …}}'`` does, with a verdict for each minion that was
+What ``salt MINIONS state.apply pillar='{"deploytoken": {"ref": …}}'`` does, with a verdict for each minion that was
 expected: success is only what says so. It can go in batches. Before each, the token is looked at, and after one with
 a failure, no other is begun.
 """
@@ -68,7 +68,7 @@ def apply(
         raise errors.Busy(f"{minion} {why}")
     if not expected:
         raise errors.Busy(f"The target {target!r} matches no minion ({minions.whom(opts)})")
-    kwarg = {"queue": False, "test": test, "pillar": {"deploy": {"ref": ref}}}
+    kwarg = {"queue": False, "test": test, "pillar": {"deploytoken": {"ref": ref}}}
     if saltenv is not None:
         kwarg["saltenv"] = values.text(saltenv, "saltenv")
     if sls is not None:

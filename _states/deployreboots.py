@@ -58,7 +58,7 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
     ret["order"] = minions if reboot is True else list(dict.fromkeys(reboot or []))
     strange = [minion for minion in ret["order"] if minion not in minions]
     if strange:
-        ret["comment"] = f"deploy:reboot names {', '.join(strange)}, which the target does not mean"
+        ret["comment"] = f"deploytoken.reboot names {', '.join(strange)}, which the target does not mean"
         return ret
     remember = {} if test or __opts__["test"] else {"ref": ref}
     answer = __salt__["deployrunner.call"](
@@ -72,7 +72,7 @@ def noted(name, ref=None, reboot=False, test=False, ssh=False):
         ret["comment"] = "The runner deployreboots.ids did not give the boot id of every minion"
     elif own:
         ret["comment"] = (
-            f"deploy:reboot means {', '.join(own)}, which has the boot id of the machine that this runs on (or is a "
+            f"deploytoken.reboot means {', '.join(own)}, which has the boot id of the machine that this runs on (or is a "
             "container that shows its host's): leave it out, and reboot it by hand"
         )
     else:

@@ -44,7 +44,7 @@ def shown(name, ref=None, test=False):
     ``state_output`` is not ``full``, Salt leaves out comments, so that the page is on standard error then.
     """
     steps = sorted(copy.deepcopy(dict(__running__)).values(), key=lambda step: step.get("__run_num__", 0))
-    deploy = __pillar__.get("deploy")
+    deploy = __pillar__.get("deploytoken")
     test = test or __opts__["test"]
     text = page(steps, copy.deepcopy(dict(deploy)) if isinstance(deploy, dict) else {}, ref, test)
     # `salt-run --quiet` shows no comment at all.
@@ -143,7 +143,7 @@ def _ways_on(steps, deploy):
     lines = str((cause or {}).get("comment") or "").strip().splitlines()[1:]
     ways = [way for step in steps for way in step.get("next") or []]
     if cause and not ways and deploy:
-        asked = shlex.quote(json.dumps({"deploy": deploy}))
+        asked = shlex.quote(json.dumps({"deploytoken": deploy}))
         ways = [("Then run again", f"salt-run state.orchestrate deploytoken.deploy pillar={asked}")]
     for why, command in ways:
         lines += [f"{why}:", f"  {command}"]

@@ -16,7 +16,7 @@ import re
 import shlex
 import sys
 
-# What `pillar='{"deploy": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
+# What `pillar='{"deploytoken": {…}}'` may say of a deploy. A word that is misspelt must not be a setting that is ignored.
 REQUEST = (
     "target",
     "target_type",
@@ -86,7 +86,7 @@ def gate(name, answer=None):
 
 def requested(name):
     """
-    Check what the orchestration's pillar asks for under ``deploy``, before anything is done.
+    Check what the orchestration's pillar asks for under ``deploytoken``, before anything is done.
 
     .. code-block:: yaml
 
@@ -100,9 +100,9 @@ def requested(name):
     name.
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
-    deploy = __pillar__.get("deploy")
+    deploy = __pillar__.get("deploytoken")
     if not isinstance(deploy, dict):
-        example = '{"deploy": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
+        example = '{"deploytoken": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
         ret["comment"] = f"Refused: say what to deploy and why, as in pillar='{example}'."
         return ret
     if "deployrunner.call" not in __salt__:
@@ -238,9 +238,9 @@ def _wrong(deploy):
         if key in deploy and not (_words(deploy[key]) and all(isinstance(word, str) for word in _list(deploy[key]))):
             return f"deploy:{key} is neither a text nor a list of texts"
     if deploy.get("on_failure", "hold") not in ON_FAILURE:
-        return f"deploy:on_failure is none of {', '.join(ON_FAILURE)}"
+        return f"deploytoken.on_failure is none of {', '.join(ON_FAILURE)}"
     if "batch" in deploy and not re.fullmatch(r"[1-9]\d*|(100|[1-9]\d?)%", str(deploy["batch"])):
-        return "deploy:batch is neither a number of minions nor a share of them, like 25%"
+        return "deploytoken.batch is neither a number of minions nor a share of them, like 25%"
     for key in ("wait", "wait_idle"):
         if deploy.get(key) and not re.fullmatch(r"\d+(\.\d+)?\s*[smhd]?", str(deploy[key])):
             return f"deploy:{key} is neither a number of seconds nor a duration like 10m"
@@ -248,9 +248,9 @@ def _wrong(deploy):
         if not isinstance(deploy.get(key, False), bool):
             return f"deploy:{key} is neither true nor false"
     if isinstance(deploy["target"], list) and deploy.get("target_type", "list") != "list":
-        return "deploy:target is a list, so deploy:target_type must be list, or left out"
+        return "deploytoken.target is a list, so deploytoken.target_type must be list, or left out"
     if "ref" in deploy and not re.fullmatch("[0-9a-f]{8}", str(deploy["ref"])):
-        return 'deploy:ref is not a text of 8 hex digits; write it in quotes: "ref": "f9c2a1b0"'
+        return 'deploytoken.ref is not a text of 8 hex digits; write it in quotes: "ref": "f9c2a1b0"'
     return _wrong_reboots(deploy)
 
 
@@ -259,17 +259,17 @@ def _wrong_reboots(deploy):
     reboot, health = deploy.get("reboot", False), deploy.get("health", "test.ping")
     named = isinstance(reboot, list) and reboot and all(isinstance(minion, str) and minion for minion in reboot)
     if not isinstance(reboot, bool) and not named:
-        return "deploy:reboot is neither true nor a list of minions"
+        return "deploytoken.reboot is neither true nor a list of minions"
     idle = [key for key in OF_REBOOTS if key in deploy and not reboot]
     if idle:
-        return f"deploy:{idle[0]} means nothing without deploy:reboot"
+        return f"deploy:{idle[0]} means nothing without deploytoken.reboot"
     batch = deploy.get("reboot_batch", 1)
     if type(batch) is not int or batch < 1:
-        return "deploy:reboot_batch is not a number of minions above 0"
+        return "deploytoken.reboot_batch is not a number of minions above 0"
     if not re.fullmatch(r"[1-9]\d*\s*[smhd]?", str(deploy.get("reboot_timeout", 300))):
-        return "deploy:reboot_timeout is neither a number of seconds nor a duration like 10m"
+        return "deploytoken.reboot_timeout is neither a number of seconds nor a duration like 10m"
     if not _is_health({"function": health} if isinstance(health, str) else health):
-        return "deploy:health is neither a function, nor {function: NAME, arg: [...]}, nor {sls: NAMES}"
+        return "deploytoken.health is neither a function, nor {function: NAME, arg: [...]}, nor {sls: NAMES}"
     return ""
 
 
@@ -370,7 +370,7 @@ def _looks(running, at_it):
     if states:
         looks.append(("To see what still runs", f"salt -L {','.join(states)} state.running"))
     if ordered:
-        ssh = " ssh=True" if __pillar__["deploy"].get("ssh") else ""
+        ssh = " ssh=True" if __pillar__["deploytoken"].get("ssh") else ""
         looks.append(("To see who is back", f"salt-run deployreboots.ids {','.join(ordered)} target_type=list{ssh}"))
     return looks
 
@@ -393,7 +393,7 @@ def _consent(running):
 def _with_ways_on(ret, ref, reason):
     """Add the commands that go on from a token that is kept."""
     release = f"salt-run deploytoken.release ref={ref} summary={shlex.quote(reason)}"
-    again = [_again(ref, "To run again under the same hold")] if __pillar__.get("deploy") else []
+    again = [_again(ref, "To run again under the same hold")] if __pillar__.get("deploytoken") else []
     ret["next"] = [*ret.get("next", []), *again, ("To release it", release)]
     ret["comment"] = "\n".join([ret["comment"], *(f"{why}: {command}" for why, command in ret["next"])])
     return ret
@@ -417,14 +417,14 @@ def _say(text):
 
 def _again(ref, why):
     """What this orchestration was asked for, as a command; under a hold, or under a new one."""
-    deploy = {key: value for key, value in copy.deepcopy(dict(__pillar__["deploy"])).items() if key != "ref"}
+    deploy = {key: value for key, value in copy.deepcopy(dict(__pillar__["deploytoken"])).items() if key != "ref"}
     for step in _steps(copy.deepcopy(dict(__running__)), "deployreboots.done"):
         if step.get("rebooted") and deploy.get("reboot"):
             # Whoever is back is not rebooted once more.
             deploy["reboot"] = step["left"]
     if not deploy.get("reboot"):
         deploy = {key: value for key, value in deploy.items() if key not in ("reboot", *OF_REBOOTS)}
-    asked = shlex.quote(json.dumps({"deploy": {**deploy, **({"ref": ref} if ref else {})}}))
+    asked = shlex.quote(json.dumps({"deploytoken": {**deploy, **({"ref": ref} if ref else {})}}))
     return why, f"salt-run state.orchestrate deploytoken.deploy pillar={asked}"
 
 

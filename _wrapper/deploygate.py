@@ -25,7 +25,7 @@ def check(pillar=None, test=False, fun="state.apply"):
     .. code-block:: bash
 
         salt-ssh 'docs' deploygate.check
-        salt-ssh 'docs' deploygate.check pillar='{"deploy": {"ref": "f9c2a1b0"}}'
+        salt-ssh 'docs' deploygate.check pillar='{"deploytoken": {"ref": "f9c2a1b0"}}'
 
     The arguments and the answer are those of the execution module :py:func:`deploygate.check
     <saltext.deploytoken.modules.deploygate.check>`.

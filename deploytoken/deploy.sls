@@ -1,16 +1,16 @@
 {#-
 The whole procedure, one step after the other:
 
-    salt-run state.orchestrate deploytoken.deploy pillar='{"deploy": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
+    salt-run state.orchestrate deploytoken.deploy pillar='{"deploytoken": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
 
 Each step requires the one before, so that whatever fails stops all that follows. `cleanup` alone requires the token only:
 it is the end of every deploy that took it. `failhard` is said on every step because a master's own `failhard: True` would
-skip the cleanup. In a test (`"test": true` in `deploy`, or `test=True` beside the pillar) no step requires another: nothing
+skip the cleanup. In a test (`"test": true` in `deploytoken`, or `test=True` beside the pillar) no step requires another: nothing
 is done, and all of it is told.
 
-docs/procedure.md describes the keys of `deploy`, and every end that a deploy can come to.
+docs/procedure.md describes the keys of `deploytoken`, and every end that a deploy can come to.
 -#}
-{%- set deploy = pillar.get("deploy") if pillar.get("deploy") is mapping else {} %}
+{%- set deploy = pillar.get("deploytoken") if pillar.get("deploytoken") is mapping else {} %}
 {%- set test = opts.test or deploy.test | default(False) is sameas true %}
 {#- A ref begins with a letter, for then no YAML reads it as a number. #}
 {%- set ref = deploy.ref | default(salt["random.get_str"](1, chars="abcdef") ~ salt["random.get_str"](7, chars="0123456789abcdef")) %}

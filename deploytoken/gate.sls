@@ -13,5 +13,5 @@ deploy token:
     - order: first
     - failhard: True
 {%- if "thin_dir" in opts %}
-    - answer: {{ salt["deploygate.check"](pillar={"deploy": pillar.get("deploy")}, test=opts.test, fun="deploytoken.gate") | json }}
+    - answer: {{ salt["deploygate.check"](pillar={"deploytoken": pillar.get("deploytoken")}, test=opts.test, fun="deploytoken.gate") | json }}
 {%- endif %}

@@ -399,7 +399,7 @@ class Demo:
 
     DEPLOY = (
         "salt-run state.orchestrate deploytoken.deploy "
-        """pillar='{"deploy": {"target": "docs", "reason": "publish version 2"}}'"""
+        """pillar='{"deploytoken": {"target": "docs", "reason": "publish version 2"}}'"""
     )
 
     def free(self):
@@ -469,7 +469,7 @@ class Demo:
         )
         self.run("salt docs state.apply", code=None, says=["Alice", ref])
         self.untouched("Alice holds the token", 2)
-        self.run(f"""salt docs state.apply pillar='{{"deploy": {{"ref": "{ref}"}}}}'""", says=["Failed: 0"])
+        self.run(f"""salt docs state.apply pillar='{{"deploytoken": {{"ref": "{ref}"}}}}'""", says=["Failed: 0"])
         self.check(self.version() == 3, "the minion has version 3")
         self.run(
             'salt-run deploytoken.release summary="published version 3" --out=yaml',

@@ -72,7 +72,7 @@ class Deploy(demo.Demo):
     def deploy(self):
         """The deploy of this picture, in the background."""
         self.pictured.unlink(missing_ok=True)
-        pillar = {"deploy": {"target": "docs", "reason": REASON, "consent": CONSENT}}
+        pillar = {"deploytoken": {"target": "docs", "reason": REASON, "consent": CONSENT}}
         process = subprocess.Popen(
             ["salt-run", "state.orchestrate", "deploytoken.deploy", f"pillar={json.dumps(pillar)}"],
             env=self.environment,

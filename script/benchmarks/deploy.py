@@ -55,7 +55,7 @@ def run(bench):
                 function = functions[name]
                 if name == GATED:
                     ref = token.acquire(reason)["ref"]
-                    function = functools.partial(_highstate, fleet, pillar=f'{{"deploy": {{"ref": "{ref}"}}}}')
+                    function = functools.partial(_highstate, fleet, pillar=f'{{"deploytoken": {{"ref": "{ref}"}}}}')
                 proxy.log.clear()
                 before = fleet.publishes()  # outside of what is timed
                 taken, answer = sample(function)

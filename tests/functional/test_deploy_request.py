@@ -60,7 +60,7 @@ def steps(loaders):
     """``steps({…})``: what that request compiles to, in order."""
     # A master-wide failhard would skip the cleanup; what a step says itself is stronger.
     loaded = loaders("minion", failhard=True)
-    return lambda deploy: loaded.modules["state.show_low_sls"]("deploytoken.deploy", pillar={"deploy": deploy})
+    return lambda deploy: loaded.modules["state.show_low_sls"]("deploytoken.deploy", pillar={"deploytoken": deploy})
 
 
 def test_each_key_of_a_request_reaches_the_steps_that_it_is_for(steps, loaders):

@@ -12,7 +12,7 @@ from saltext.deploytoken.token import Token
 from tests.support.salt import Config
 
 REF = "f9c2a1b0"
-RUN = {"deploy": {"ref": REF}}
+RUN = {"deploytoken": {"ref": REF}}
 
 
 @pytest.fixture
@@ -43,7 +43,9 @@ def call(options, tmp_path):
         (states / "top.sls").write_text(yaml.safe_dump({"base": {"*": ["deploytoken.gate"]}}))
         asked = tmp_path / "asked"
         asked.unlink(missing_ok=True)
-        answer = made.command("salt-call", "--local", "state.highstate", f'pillar={{"deploy": {{"ref": "{REF}"}}}}')
+        answer = made.command(
+            "salt-call", "--local", "state.highstate", f'pillar={{"deploytoken": {{"ref": "{REF}"}}}}'
+        )
         assert answer.code == 0, answer
         return len(asked.read_text().splitlines())
 
@@ -84,7 +86,9 @@ def test_what_the_executor_heard_serves_one_state_and_no_second(gates, token, mo
     assert not state(RUN)
 
 
-@pytest.mark.parametrize("other", [None, {}, {"deploy": {"ref": "a0a0a0a0"}}, {"deploy": {"ref": REF, "by": "Bob"}}])
+@pytest.mark.parametrize(
+    "other", [None, {}, {"deploytoken": {"ref": "a0a0a0a0"}}, {"deploytoken": {"ref": REF, "by": "Bob"}}]
+)
 def test_it_serves_no_other_run(gates, token, other):
     executor, state = gates
     assert executor(RUN)
@@ -104,7 +108,7 @@ def test_it_serves_for_seconds_only(gates, token, monkeypatch):
 
 def test_a_refusal_serves_nobody(gates, token):
     executor, state = gates
-    later = {"deploy": {"ref": "a0a0a0a0"}}
+    later = {"deploytoken": {"ref": "a0a0a0a0"}}
     token.release("done", ref=REF)
     assert not executor(later)
     token.acquire("once more", ref="a0a0a0a0")

@@ -18,7 +18,7 @@ from saltext.deploytoken.gate import glass, live
 from saltext.deploytoken.token import Token
 
 REF = "f9c2a1b0"
-RUN = {"deploy": {"ref": REF}}
+RUN = {"deploytoken": {"ref": REF}}
 FORGED = {"deploytoken": {"held_by": "Mallory", "ref": REF, "reason": "x", "since": "now", "nonce": "x"}}
 
 
@@ -56,7 +56,8 @@ def test_a_run_with_the_ref_of_the_hold_is_allowed(check, token):
 
 
 @pytest.mark.parametrize(
-    "pillar", [None, {}, {"deploy": None}, {"deploy": {"ref": ""}}, {"deploy": {"ref": "a0a0a0a0"}}, "x"]
+    "pillar",
+    [None, {}, {"deploytoken": None}, {"deploytoken": {"ref": ""}}, {"deploytoken": {"ref": "a0a0a0a0"}}, "x"],
 )
 def test_any_other_run_is_refused_and_told_whom_to_ask(check, token, pillar):
     token.acquire("upgrade", ref=REF)
@@ -68,7 +69,7 @@ def test_any_other_run_is_refused_and_told_whom_to_ask(check, token, pillar):
 @pytest.mark.parametrize("ref", [None, "", "None", REF])
 def test_while_nobody_holds_the_token_every_run_is_refused_and_told_how_to_take_it(check, token, ref):
     assert token.status()["held_by"] is None
-    answer = check({"deploy": {"ref": ref}})
+    answer = check({"deploytoken": {"ref": ref}})
     assert not answer["allowed"]
     assert "salt-run deploytoken.acquire" in answer["comment"]
 
@@ -76,14 +77,14 @@ def test_while_nobody_holds_the_token_every_run_is_refused_and_told_how_to_take_
 @pytest.mark.parametrize("ref", [None, "", "Bob"])
 def test_a_hold_typed_by_hand_lets_nobody_through(check, token, ref):
     token.store.write("Held by: Bob\n\nh2. History\n", 1, "by hand")
-    answer = check({"deploy": {"ref": ref}})
+    answer = check({"deploytoken": {"ref": ref}})
     assert not answer["allowed"]
     assert "Bob" in answer["comment"]
 
 
 def test_a_ref_that_yaml_read_as_a_number_is_still_that_ref(check, token):
     token.acquire("upgrade", ref="00012345")
-    assert check({"deploy": {"ref": 12345}})["allowed"]
+    assert check({"deploytoken": {"ref": 12345}})["allowed"]
 
 
 def test_a_forged_pillar_does_not_open_the_gate(check, token):
@@ -221,7 +222,7 @@ def test_pillar_sets_the_mode_where_the_minion_does_not(check, token):
 
 def test_broken_glass_passes_and_is_on_record(check, token, tmp_path):
     assert token.status()["held_by"] is None
-    answer = check({"deploy": {"break_glass": "the site\nis down", "by": "Alice"}})
+    answer = check({"deploytoken": {"break_glass": "the site\nis down", "by": "Alice"}})
     assert answer["allowed"]
     assert answer["warning"]
     cachedir = next(tmp_path.glob("**/deploytoken")).parent
@@ -237,7 +238,7 @@ def test_broken_glass_passes_and_is_on_record(check, token, tmp_path):
 @pytest.mark.parametrize("deploy", [{"break_glass": "why"}, {"break_glass": "", "by": "Alice"}, {"by": "Alice"}])
 def test_glass_broken_by_nobody_or_for_nothing_stays_whole(check, token, deploy):
     assert token.status()["held_by"] is None
-    answer = check({"deploy": deploy})
+    answer = check({"deploytoken": deploy})
     assert not answer["allowed"]
     assert ("break_glass needs" in answer["comment"]) is ("break_glass" in deploy)
 

@@ -132,7 +132,7 @@ def between(tmp_path, place):
 
     def start(resumed=True):
         (states / "steps.sls").write_text(STEPS.format(tmp_path, resumed))
-        started = made.popen("state.orchestrate", "steps", pillar={"deploy": DEPLOY})
+        started = made.popen("state.orchestrate", "steps", pillar={"deploytoken": DEPLOY})
         until((tmp_path / "begun").exists, 120, "the step between two of ours")
         return started
 
@@ -161,7 +161,7 @@ def test_whoever_interrupts_between_two_steps_is_told_once_that_the_token_stays_
     assert sorted(told) == ["To release it", "To run again under the same hold"]
     again = told["To run again under the same hold"]
     assert again[:3] == ["salt-run", "state.orchestrate", "deploytoken.deploy"]
-    assert json.loads(again[3].removeprefix("pillar="))["deploy"] == {**DEPLOY, "ref": "aaaaaaaa"}
+    assert json.loads(again[3].removeprefix("pillar="))["deploytoken"] == {**DEPLOY, "ref": "aaaaaaaa"}
     released = between.run(*told["To release it"])
     assert released.code == 0, released
     assert "Held by: nobody" in place.text()

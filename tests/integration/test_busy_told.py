@@ -134,7 +134,7 @@ def test_waiting_for_idle_comes_before_the_token_and_tells_what_is_left(cluster,
     cluster.sls("nothing", {"nothing": {"test.succeed_without_changes": []}})
     deploy = {"target": "kingfisher-main", "reason": "upgrade", "sls": ["nothing"], "wait_idle": "5m"}
 
-    process = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar={"deploy": deploy})
+    process = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar={"deploytoken": deploy})
     told = []
     for line in process.stderr:
         told.append(line)

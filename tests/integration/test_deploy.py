@@ -151,25 +151,25 @@ def test_a_target_that_matches_nobody_stops_the_deploy(site, redmine):
 @pytest.mark.parametrize(
     ("request_", "words"),
     [
-        ({}, "deploy:target"),
-        ({"target": "docs"}, "deploy:reason"),
-        ({"target": "docs", "reason": " "}, "deploy:reason"),
+        ({}, "deploytoken.target"),
+        ({"target": "docs"}, "deploytoken.reason"),
+        ({"target": "docs", "reason": " "}, "deploytoken.reason"),
         ({"target": "docs", "reason": "x", "tagret": "y"}, "tagret"),
-        ({"target": "docs", "reason": "x", "test": "yes"}, "deploy:test"),
-        ({"target": "docs", "reason": "x", "batch": "0"}, "deploy:batch"),
-        ({"target": "docs", "reason": "x", "batch": "150%"}, "deploy:batch"),
-        ({"target": "docs", "reason": "x", "reboot": True, "health": "nginx"}, "deploy:health"),
-        ({"target": "docs", "reason": "x", "reboot": True, "health": {"sls": [""]}}, "deploy:health"),
+        ({"target": "docs", "reason": "x", "test": "yes"}, "deploytoken.test"),
+        ({"target": "docs", "reason": "x", "batch": "0"}, "deploytoken.batch"),
+        ({"target": "docs", "reason": "x", "batch": "150%"}, "deploytoken.batch"),
+        ({"target": "docs", "reason": "x", "reboot": True, "health": "nginx"}, "deploytoken.health"),
+        ({"target": "docs", "reason": "x", "reboot": True, "health": {"sls": [""]}}, "deploytoken.health"),
         ({"target": ["docs"], "target_type": "glob", "reason": "x"}, "target_type must be list"),
-        ({"target": "docs", "reason": "x", "sls": []}, "deploy:sls"),
-        ({"target": "docs", "reason": "x", "on_failure": "ignore"}, "deploy:on_failure"),
-        ({"target": "docs", "reason": "x", "ref": 12345678.0}, "deploy:ref"),
-        ({"target": {"a": 1}, "reason": "x"}, "deploy:target"),
+        ({"target": "docs", "reason": "x", "sls": []}, "deploytoken.sls"),
+        ({"target": "docs", "reason": "x", "on_failure": "ignore"}, "deploytoken.on_failure"),
+        ({"target": "docs", "reason": "x", "ref": 12345678.0}, "deploytoken.ref"),
+        ({"target": {"a": 1}, "reason": "x"}, "deploytoken.target"),
     ],
 )
 def test_a_request_that_is_not_clear_is_refused_by_name(master_config, request_, words):
     config = master_config({"store": "sqlite:////nonexistent/token.db"})
-    answer = config.run("state.orchestrate", "deploytoken.deploy", pillar={"deploy": request_})
+    answer = config.run("state.orchestrate", "deploytoken.deploy", pillar={"deploytoken": request_})
     assert answer.code == 1
     assert results(answer) == {**dict.fromkeys(STEPS, False), "report": True}, answer
     assert words in comment(answer, "request")

@@ -7,7 +7,7 @@ import pytest
 from tests.support.salt import CHECKOUT, Cluster
 
 REF = "f9c2a1b0"
-WITH_REF = {"deploy": {"ref": REF}}
+WITH_REF = {"deploytoken": {"ref": REF}}
 FORGED = {"held_by": "Mallory", "ref": REF, "reason": "x", "since": "now"}
 # An external pillar after ours, which treats each minion differently.
 UNRULY = f"""

@@ -14,7 +14,7 @@ from tests.support.wait import until
 
 # `salt --static`, which reads the answers here, exits 0 even if every minion fails (3008.3): nothing asserts its code.
 REF = "f9c2a1b0"
-WITH_REF = {"deploy": {"ref": REF}}
+WITH_REF = {"deploytoken": {"ref": REF}}
 GATE = "deploytoken.gate"
 
 
@@ -299,7 +299,7 @@ def test_broken_glass_passes_is_logged_and_announced_and_stands_in_the_next_hist
     before = log.stat().st_size
     with cluster.events() as wait:
         glass = {"break_glass": "the site is down", "by": "Bob"}
-        answer = cluster.salt(gated, "state.apply", pillar={"deploy": glass})
+        answer = cluster.salt(gated, "state.apply", pillar={"deploytoken": glass})
         event = wait(lambda tag, data: tag == "deploytoken/gate/broken", "the event")
     assert mark.exists(), answer
     assert "Glass broken by Bob: the site is down" in answer.stdout

@@ -203,7 +203,7 @@ def test_ctrl_c_between_two_reboots_says_who_reboots_and_whoever_did_is_not_rebo
 ):
     web1, web2 = machines
     web1.mode = "off"
-    pillar = {"deploy": {**support.BOTH, "target": "web1,web2", "reason": "new kernel", "reboot": True}}
+    pillar = {"deploytoken": {**support.BOTH, "target": "web1,web2", "reason": "new kernel", "reboot": True}}
     deploying = cluster.popen("state.orchestrate", "deploytoken.deploy", pillar=pillar)
     try:
         until(lambda: web1.orders, 400, "web1 to be rebooted")

@@ -246,9 +246,9 @@ def test_states_run_over_ssh_with_the_ref_of_the_hold_or_as_a_test(laptop):
 
     ref = laptop.config.run("deploytoken.acquire", reason="publish version 2").data["ref"]
     forged = laptop.ssh(
-        "docs", "state.apply", 'pillar={"deploy": {"ref": "abcdef12"}, "deploytoken": {"ref": "abcdef12"}}'
+        "docs", "state.apply", 'pillar={"deploytoken": {"ref": "abcdef12"}, "deploytoken": {"ref": "abcdef12"}}'
     )
-    done = laptop.ssh("docs", "state.apply", f'pillar={{"deploy": {{"ref": "{ref}"}}}}')
+    done = laptop.ssh("docs", "state.apply", f'pillar={{"deploytoken": {{"ref": "{ref}"}}}}')
 
     assert forged.code != 0, forged
     assert "this run carries abcdef12, which is over" in forged.stdout
@@ -262,7 +262,7 @@ def test_the_state_in_the_top_file_is_a_gate_over_ssh_by_itself(laptop):
     try:
         refused = laptop.ssh("docs", "state.apply")
         laptop.store.unlink()
-        away = laptop.ssh("docs", "state.apply", 'pillar={"deploy": {"ref": "abcdef12"}}')
+        away = laptop.ssh("docs", "state.apply", 'pillar={"deploytoken": {"ref": "abcdef12"}}')
     finally:
         laptop.config.update(deploytoken=configured)
 

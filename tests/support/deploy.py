@@ -60,7 +60,7 @@ class Midway:
         site.sls("work", f"work:\n  cmd.run:\n    - name: '{wait}'\ndone:\n  file.touch:\n    - name: {done}\n")
 
     def start(self, config=None, target="docs", reason=REASON, **more):
-        pillar = {"deploy": {"target": target, "reason": reason, **more}}
+        pillar = {"deploytoken": {"target": target, "reason": reason, **more}}
         started = (config or self.site).popen("state.orchestrate", "deploytoken.deploy", pillar=pillar)
         self.started.append(started)
         return started

@@ -177,8 +177,8 @@ class Config:
         return started
 
     def orchestrate(self, sls="deploytoken.deploy", /, timeout=600, out="json", test=None, **deploy):
-        """``salt-run state.orchestrate SLS pillar='{"deploy": {…}}'``; the named arguments are the deploy's."""
-        named = {"pillar": {"deploy": deploy}}
+        """``salt-run state.orchestrate SLS pillar='{"deploytoken": {…}}'``; the named arguments are the deploy's."""
+        named = {"pillar": {"deploytoken": deploy}}
         if test is not None:
             named["test"] = test
         return self.run("state.orchestrate", sls, out=out, timeout=timeout, **named)

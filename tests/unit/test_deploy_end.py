@@ -44,7 +44,7 @@ class Orchestration:
             },
         }
         self.module.__opts__ = {"test": False}
-        self.module.__pillar__ = {"deploy": {"target": "it's", "reason": "upgrade"}}
+        self.module.__pillar__ = {"deploytoken": {"target": "it's", "reason": "upgrade"}}
         self.module.__salt__ = steps.salt(self.runner)
 
     @property
@@ -147,11 +147,11 @@ def test_a_token_that_was_taken_over_is_neither_released_nor_said_to_be_held(orc
 
 def test_a_kept_token_comes_with_the_commands_that_go_on(orchestration):
     orchestration.applied["result"] = False
-    orchestration.module.__pillar__["deploy"]["ref"] = "a0a0a0a0"
+    orchestration.module.__pillar__["deploytoken"]["ref"] = "a0a0a0a0"
     again, away = (shlex.split(line.partition(": ")[2]) for line in kept(orchestration).splitlines()[-2:])
     assert again[:3] == ["salt-run", "state.orchestrate", "deploytoken.deploy"]
     asked = json.loads(again[3].removeprefix("pillar="))
-    assert asked == {"deploy": {"target": "it's", "reason": "upgrade", "ref": REF}}
+    assert asked == {"deploytoken": {"target": "it's", "reason": "upgrade", "ref": REF}}
     assert away == ["salt-run", "deploytoken.release", f"ref={REF}", "summary=upgrade"]
 
 
@@ -204,7 +204,7 @@ def test_who_rebooted_is_told(orchestration):
 
 def stuck(orchestration, **pillar):
     orchestration.reboots.update(result=False, comment="b has not come back", rebooted=["a"], left=["b"])
-    orchestration.module.__pillar__["deploy"].update(reboot=True, reboot_batch=1, **pillar)
+    orchestration.module.__pillar__["deploytoken"].update(reboot=True, reboot_batch=1, **pillar)
 
 
 def test_who_does_not_come_back_keeps_the_token_held(orchestration):
@@ -213,7 +213,7 @@ def test_who_does_not_come_back_keeps_the_token_held(orchestration):
 
 
 def asked(words):
-    return json.loads(shlex.split(words)[3].removeprefix("pillar="))["deploy"]
+    return json.loads(shlex.split(words)[3].removeprefix("pillar="))["deploytoken"]
 
 
 def test_the_command_that_goes_on_reboots_only_those_that_are_left(orchestration):

@@ -115,7 +115,7 @@ def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
     assert page.startswith("NOTHING DEPLOYED\na, b\nit's\n")
     assert "\nconsent:\n  by: WHO\n" in page
     again = shlex.split(page.splitlines()[-1])
-    assert json.loads(again[-1].removeprefix("pillar=")) == {"deploy": {"target": ["a", "b"], "reason": "it's"}}
+    assert json.loads(again[-1].removeprefix("pillar=")) == {"deploytoken": {"target": ["a", "b"], "reason": "it's"}}
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,7 @@ def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
 )
 def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_stderr):
     report.__opts__ = {"test": False, **({"state_output": mode} if mode else {})}
-    report.__pillar__ = {"deploy": DEPLOY}
+    report.__pillar__ = {"deploytoken": DEPLOY}
     report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
     ret = report.shown("report", REF)
     assert ret["comment"].startswith("FAILED\n")
@@ -136,7 +136,7 @@ def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_st
 
 def test_a_quiet_run_is_left_with_its_page(report, capsys):
     report.__opts__ = {"test": False, "quiet": True}
-    report.__pillar__ = {"deploy": DEPLOY}
+    report.__pillar__ = {"deploytoken": DEPLOY}
     report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
     ret = report.shown("report", REF)
     assert ret["comment"] in capsys.readouterr().err
@@ -145,7 +145,7 @@ def test_a_quiet_run_is_left_with_its_page(report, capsys):
 @pytest.mark.parametrize("deploy", [None, "x", {}])
 def test_a_request_that_is_nonsense_still_has_its_page(report, deploy):
     report.__opts__ = {"test": False}
-    report.__pillar__ = {"deploy": deploy}
+    report.__pillar__ = {"deploytoken": deploy}
     report.__running__ = freeze({"a_|-b_|-b_|-c": step("request", False, "Refused: say what to deploy")})
     assert "Refused: say what to deploy" in report.shown("report")["comment"]
 
@@ -156,7 +156,7 @@ def test_a_page_that_nobody_reads_any_more_is_no_failure(report, monkeypatch):
             raise BrokenPipeError
 
     report.__opts__ = {"test": False, "quiet": True}
-    report.__pillar__, report.__running__ = {"deploy": DEPLOY}, {}
+    report.__pillar__, report.__running__ = {"deploytoken": DEPLOY}, {}
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", Deaf())
         ret = report.shown("report")

@@ -240,7 +240,7 @@ def test_every_deploy_that_is_shown_asks_for_what_there_is(path):
     page = path.read_text(encoding="utf-8").replace("\n", " ")
     asked = [json.loads(found) for found in re.findall(r"pillar='(\{\"deploy\": \{[^']*\}\})'", page)]
 
-    assert [key for request in asked for key in request["deploy"] if key not in known] == []
+    assert [key for request in asked for key in request["deploytoken"] if key not in known] == []
 
 
 def test_what_the_readme_shows_of_a_run_was_recorded():

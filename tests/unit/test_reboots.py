@@ -184,7 +184,7 @@ def test_states_without_a_clear_success_are_no_health(ret):
     check = reboots.health({"sls": "smoke"}, "f9c2a1b0")
     assert check.trouble({"ret": ret, "retcode": 0})
     assert not check.trouble({"ret": {"a": {"result": True}}, "retcode": 0})
-    assert check.kwarg == {"pillar": {"deploy": {"ref": "f9c2a1b0"}}}
+    assert check.kwarg == {"pillar": {"deploytoken": {"ref": "f9c2a1b0"}}}
 
 
 @pytest.mark.parametrize("value", ["ping", "a b.c", 1, [], {}, {"sls": ""}, {"sls": []}, {"function": "a.b", "x": 1}])

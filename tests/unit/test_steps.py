@@ -144,7 +144,7 @@ def test_the_boot_ids_are_those_that_the_last_look_heard():
 @pytest.mark.parametrize("word", ["subset", "allow_fail", "fail_minions", "expect_minions", "failhard", "tgt"])
 def test_what_makes_salt_state_succeed_without_a_minion_cannot_be_asked_for(word):
     deploy = {"target": "*", "reason": "x", word: True}
-    module = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None))
+    module = steps.load("deploytoken", pillar={"deploytoken": deploy}, salt=steps.salt(None))
     ret = module.requested("request")
     assert ret["result"] is False
     assert word in ret["comment"]
@@ -154,24 +154,24 @@ def test_what_makes_salt_state_succeed_without_a_minion_cannot_be_asked_for(word
     ("more", "word"),
     [
         ({True: "x", 5: "y", "raeson": "z"}, "deploy: 5, True, raeson is none of target"),
-        ({"wait": "soon"}, "deploy:wait is neither a number of seconds nor a duration"),
-        ({"wait_idle": True}, "deploy:wait_idle is neither"),
+        ({"wait": "soon"}, "deploytoken.wait is neither a number of seconds nor a duration"),
+        ({"wait_idle": True}, "deploytoken.wait_idle is neither"),
     ],
 )
 def test_a_wrong_key_is_refused_by_its_own_name_before_anything_is_asked(more, word):
     deploy = {"target": "*", "reason": "x", "wait": "1.5h", "wait_idle": None, **more}
-    ret = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None)).requested("request")
+    ret = steps.load("deploytoken", pillar={"deploytoken": deploy}, salt=steps.salt(None)).requested("request")
     assert (ret["result"], word in ret["comment"]) == (False, True), ret
 
 
 def test_a_wait_is_a_number_or_a_duration_or_none():
     deploy = {"target": "*", "reason": "x", "wait": "1.5h", "wait_idle": None}
-    ret = steps.load("deploytoken", pillar={"deploy": deploy}, salt=steps.salt(None)).requested("request")
+    ret = steps.load("deploytoken", pillar={"deploytoken": deploy}, salt=steps.salt(None)).requested("request")
     assert ret["result"] is True, ret
 
 
 def test_a_master_that_was_synced_by_halves_is_told_what_to_sync():
-    module = steps.load("deploytoken", pillar={"deploy": {"target": "*", "reason": "x"}}, salt={})
+    module = steps.load("deploytoken", pillar={"deploytoken": {"target": "*", "reason": "x"}}, salt={})
     ret = module.requested("request")
     assert ret["result"] is False
     assert "salt-run saltutil.sync_all" in ret["comment"]
@@ -186,7 +186,7 @@ def runner(function, kwargs):
         raise SystemExit(0)  # as Salt does on Ctrl-C and SIGTERM
     return {"return": {"held_by": "Alice", "ref": "f9c2a1b0"}, "success": sys.argv[1] != "refused"}
 
-pillar = {"deploy": {"target": "web*", "reason": "it's"}}
+pillar = {"deploytoken": {"target": "web*", "reason": "it's"}}
 module = steps.load("deploytoken", opts={"test": False}, pillar=pillar, salt=steps.salt(runner), running={})
 module.held("token", "it's", "f9c2a1b0")
 if sys.argv[1] == "end":

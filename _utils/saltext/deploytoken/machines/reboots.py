@@ -69,7 +69,7 @@ def health(value, ref=None):
     value = {"function": value} if isinstance(value, str) else {"function": "test.ping"} if value is None else value
     if isinstance(value, dict) and set(value) == {"sls"} and _texts(value["sls"]):
         # The gate on the minion wants the ref.
-        return Health("state.apply", (value["sls"],), {"pillar": {"deploy": {"ref": ref}}})
+        return Health("state.apply", (value["sls"],), {"pillar": {"deploytoken": {"ref": ref}}})
     if isinstance(value, dict) and "function" in value and set(value) <= {"function", "arg"}:
         arg = value.get("arg", [])
         if re.fullmatch(r"\w+\.\w+", str(value["function"])):
