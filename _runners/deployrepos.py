@@ -14,30 +14,29 @@ configured in the master's configuration:
         - path: /srv/deploy/salt/private
           branch: master      # default: the remote's default branch
           remote: origin      # the default
-          timeout: 60         # the default: seconds that the remote may take in all
+          timeout: 60         # the default: how long the remote may take in all, in seconds; also 2m
 
-A repository is brought up to date by a fast-forward, and by switching to its branch if another one is checked out. It
-is **refused**, and left exactly as it was, with exit code 8 and a reason, if
+An update checks out the repository's branch if another one is checked out, and fast-forwards it. A repository is
+**refused**, with exit code 8 and a reason, and stays exactly as it was, if
 
-- it has uncommitted changes (untracked files are fine, unless the update would put a file in their place: git refuses
-  that for untracked files, but overwrites ignored ones, so these are looked for as well);
+- it has uncommitted changes (untracked and ignored files are fine, unless the update would put a file in their place);
 - its branch has commits that are not pushed, or has diverged from the remote's;
 - a merge, rebase, cherry-pick, revert or bisect is in progress, or ``index.lock`` exists;
 - no branch is checked out (detached head), or the remote has no such branch;
 - the remote cannot be reached, refuses, asks for a password, or does not answer in time;
 - the path is not a repository, or has no such remote.
 
-If one is refused, the others are looked at, and none is moved: the master serves these folders as they are, and a new
-one beside an old one is a mixture that nobody has tested. Submodules are not updated.
+If one is refused, the others are looked at, and none moves: the master serves these folders as they are, and nobody
+has tested a new one beside an old one. Submodules are not updated.
 """
 
-from saltext.deploytoken import cli as door
+from saltext.deploytoken import cli
 
 
-@door.command
+@cli.command
 def update():
     """
-    Fetch every repository, be on its branch, and fast-forward: all of them, or none.
+    Fetch every repository, check out its branch, and fast-forward: all of them, or none.
 
     CLI Example:
 
@@ -61,13 +60,13 @@ def update():
     problem
         Only if it is refused: why.
 
-    and a ``message``, if none are configured, which is a success. Exits with code 2 if the configuration is wrong, and
-    8 if any repository is refused; what is returned then has all of them.
+    Returns a ``message`` as well if no repositories are configured, which is a success. Exits with code 2 if the
+    configuration is wrong, and with code 8 if any repository is refused; the answer then has all of them.
     """
     return _run("update")
 
 
-@door.command
+@cli.command
 def status():
     """
     Say what :py:func:`update` would do. Fetches, and changes nothing else: no file, no branch.
@@ -78,8 +77,8 @@ def status():
 
         salt-run deployrepos.status
 
-    Returns what :py:func:`update` returns, with ``before`` and ``after`` both as the commit that is checked out,
-    ``behind`` as the number of commits that an update would bring, and ``subjects`` as theirs. Exits with the same
+    Returns what :py:func:`update` returns, but ``before`` and ``after`` are both the commit that is checked out,
+    ``behind`` is the number of commits that an update would bring, and ``subjects`` are theirs. Exits with the same
     codes.
     """
     return _run("status")
@@ -87,27 +86,17 @@ def status():
 
 def _run(what):
     # Late: every salt-run imports every runner.
-    import os
+    from saltext.deploytoken import config, repositories
+    from saltext.deploytoken.repositories import settings
 
+    # Not config.parse, which needs a store: repositories can be brought up to date without a token.
+    configured = settings.parse(config.section(__opts__).get("repositories"))
+    return getattr(repositories, what)(configured, _functions() if configured else {})
+
+
+def _functions():
+    """Return Salt's execution functions. The git module wants a minion's options, with grains and a pillar."""
     import salt.loader
-    from salt.exceptions import CommandExecutionError
 
-    from saltext.deploytoken import errors
-    from saltext.deploytoken.repositories import tree as repositories
-
-    configured = __opts__.get("deploytoken") or {}
-    if not isinstance(configured, dict):
-        raise errors.Invalid("deploytoken must be a mapping in the master's configuration")
-    found = repositories.parse(configured.get("repositories"))
-    if not found:
-        return {
-            "repositories": {},
-            "message": "No repositories are configured (deploytoken.repositories): there is nothing to update",
-        }
-    for name in repositories.ENVIRONMENT:
-        if name in os.environ:
-            raise errors.Invalid(f"{name} is set in the environment, and points git to another repository: unset it")
-    # The whole of the master's options are for a master: the git module wants a minion's, with grains.
-    opts = dict(__opts__, grains=salt.loader.grains(__opts__), pillar={})
-    functions = salt.loader.minion_mods(opts, utils=salt.loader.utils(opts))
-    return getattr(repositories, what)(found, functions, CommandExecutionError)
+    opts = {**__opts__, "grains": salt.loader.grains(__opts__), "pillar": {}}
+    return salt.loader.minion_mods(opts, utils=salt.loader.utils(opts))

@@ -16,81 +16,13 @@ import threading
 import pytest
 import salt.config
 import salt.loader
-from salt.exceptions import CommandExecutionError
 
-from saltext.deploytoken import errors
-from saltext.deploytoken.repositories import tree as repositories
+from saltext.deploytoken import errors, repositories
+from saltext.deploytoken.repositories import settings, tree
 from tests.support import process, wait
+from tests.support.repositories import Origin, commit, environment, git, snapshot  # noqa: F401
 
-ENV = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("GIT_")},
-    "GIT_CONFIG_GLOBAL": os.devnull,
-    "GIT_CONFIG_NOSYSTEM": "1",
-    **{f"GIT_{who}_{what}": "a@example.org" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")},
-}
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """Salt's git inherits the environment: nobody's own configuration may decide a test."""
-    for name in set(os.environ) - set(ENV):
-        monkeypatch.delenv(name)
-    for name, value in ENV.items():
-        monkeypatch.setenv(name, value)
-
-
-def git(path, *arguments):
-    return subprocess.run(
-        ["git", *arguments], cwd=path, check=True, capture_output=True, text=True, env=ENV, timeout=120
-    ).stdout.strip()
-
-
-def commit(path, name, text, subject):
-    file = pathlib.Path(path, name)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(text)
-    git(path, "add", "--force", name)
-    git(path, "commit", "--quiet", "--message", subject)
-    return git(path, "rev-parse", "HEAD")
-
-
-def snapshot(path):
-    """All of a repository that a refusal must leave as it was (remote-tracking branches move on a fetch)."""
-    files = {
-        str(file.relative_to(path)): os.readlink(file) if file.is_symlink() else file.read_bytes()
-        for file in sorted(pathlib.Path(path).rglob("*"))
-        if ".git" not in file.relative_to(path).parts and (file.is_symlink() or file.is_file())
-    }
-    refs = git(path, "for-each-ref", "refs/heads", "refs/stash")
-    return files, refs, pathlib.Path(path, ".git/HEAD").read_text(), git(path, "ls-files", "--stage")
-
-
-class Origin:
-    """A remote, the clone on the master, and a colleague who pushes."""
-
-    def __init__(self, folder, name):
-        self.remote = folder / f"{name}.git"
-        self.path = folder / name
-        self.colleague = folder / f"{name}-colleague"
-        git(folder, "init", "--quiet", "--bare", "--initial-branch=main", self.remote)
-        git(folder, "clone", "--quiet", self.remote, self.colleague)
-        commit(self.colleague, "top.sls", "base: {}\n", "Start")
-        commit(self.colleague, ".gitignore", "*.key\n", "Ignore keys")
-        git(self.colleague, "push", "--quiet", "origin", "HEAD:main")
-        git(folder, "clone", "--quiet", self.remote, self.path)
-
-    def push(self, name="top.sls", text="base: {'*': [web]}\n", subject="Add web", branch="main"):
-        """The colleague pushes a commit, and nobody has fetched it yet."""
-        if branch not in git(self.colleague, "branch", "--format=%(refname:short)").split():
-            git(self.colleague, "switch", "--quiet", "--create", branch)
-        git(self.colleague, "switch", "--quiet", branch)
-        made = commit(self.colleague, name, text, subject)
-        git(self.colleague, "push", "--quiet", "origin", branch)
-        return made
-
-    @property
-    def head(self):
-        return git(self.path, "rev-parse", "HEAD")
+pytestmark = pytest.mark.usefixtures("environment")
 
 
 @pytest.fixture
@@ -109,33 +41,36 @@ def functions():
 @pytest.fixture
 def run(functions):
     def run(what, *items):
-        found = repositories.parse([item if isinstance(item, dict | str) else str(item.path) for item in items])
-        return getattr(repositories, what)(found, functions, CommandExecutionError)["repositories"]
+        found = settings.parse([item if isinstance(item, dict | str) else str(item.path) for item in items])
+        return getattr(repositories, what)(found, functions)["repositories"]
 
     return run
 
 
 @pytest.fixture
 def refused(run):
-    """Both commands refuse, say the given words, and leave the repository as it was; returns what was said."""
+    """
+    An update refuses before it moves anything, and says the given words; all is as it was. Returns what it said.
 
-    def refused(path, *words, item=None, snap=snapshot):
+    A status does the same in the same place, so it is only asked where a test says so.
+    """
+
+    def refused(path, *words, item=None, snap=snapshot, what="update"):
         before = snap(path)
-        problems = []
-        for what in ("status", "update"):
-            with pytest.raises(errors.Repositories) as caught:
-                run(what, item or str(path))
-            assert caught.value.code == 8
-            assert "\n" not in str(caught.value)
-            assert "Traceback" not in str(caught.value)
-            for word in words:
-                assert word in str(caught.value)
-            assert snap(path) == before, what
-            ((answer,), problem) = (caught.value.details["repositories"].values(), str(caught.value))
-            assert answer["problem"] in problem
-            assert answer["before"] == answer["after"]
-            problems.append(answer["problem"])
-        return problems[-1]
+        with pytest.raises(errors.Repositories) as caught:
+            run(what, item or str(path))
+        said = str(caught.value)
+        assert caught.value.code == 8
+        assert said.startswith("The repository cannot be deployed from (nothing was updated): ")
+        assert "\n" not in said
+        assert "Traceback" not in said
+        assert "It was left" not in said, "refused by git, in the middle of the update"
+        assert [word for word in words if word not in said] == []
+        assert snap(path) == before
+        (answer,) = caught.value.details["repositories"].values()
+        assert said.endswith(answer["problem"])
+        assert answer["before"] == answer["after"]
+        return answer["problem"]
 
     return refused
 
@@ -291,7 +226,7 @@ def test_subjects_cannot_write_on_the_terminal(origin, run):
 
 
 def test_a_long_list_of_subjects_is_cut(origin, run, monkeypatch):
-    monkeypatch.setattr(repositories, "SUBJECTS", 2)
+    monkeypatch.setattr(tree, "SUBJECTS", 2)
     for number in range(3):
         origin.push(text=f"{number}\n", subject=f"Commit {number}")
 
@@ -303,11 +238,12 @@ def test_a_long_list_of_subjects_is_cut(origin, run, monkeypatch):
 # What is refused: local work
 
 
-def test_uncommitted_changes_are_refused(origin, refused):
+@pytest.mark.parametrize("what", ["status", "update"])
+def test_uncommitted_changes_are_refused(origin, refused, what):
     origin.push()
     (origin.path / "top.sls").write_text("half done\n")
 
-    refused(origin.path, "uncommitted changes", "top.sls")
+    refused(origin.path, "uncommitted changes", "top.sls", what=what)
 
 
 def test_staged_changes_are_refused(origin, refused):
@@ -338,6 +274,13 @@ def test_many_changed_files_are_not_all_listed(origin, refused):
         git(origin.path, "add", f"{number}.sls")
 
     assert "(0.sls, 1.sls, 2.sls, 3.sls, 4.sls and 4 more)" in refused(origin.path)
+
+
+def test_the_name_of_a_file_cannot_write_on_the_terminal(origin, refused):
+    (origin.path / "ring \a.sls").write_text("new\n")
+    git(origin.path, "add", "--all")
+
+    assert "(ring  .sls)" in refused(origin.path)
 
 
 def test_unpushed_commits_are_refused(origin, refused):
@@ -399,14 +342,14 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(origin, funct
     if on != "main":
         git(origin.path, "switch", "--quiet", "--create", on)
     origin.push(name="server.key", text="theirs\n")
-    (repository,) = repositories.parse([str(origin.path)])
-    state = repositories.State(repository, functions, CommandExecutionError)
-    state.inspect()
+    (repository,) = settings.parse([str(origin.path)])
+    working_tree = tree.WorkingTree(repository, functions)
+    working_tree.inspect()
     (origin.path / "server.key").write_text("mine\n")
     before = snapshot(origin.path)
 
-    with pytest.raises(repositories.Refused, match=r"server\.key.*as it was"):
-        state.move()
+    with pytest.raises(tree.Refused, match=r"server\.key.*as it was"):
+        working_tree.move()
 
     assert snapshot(origin.path) == before
 
@@ -427,15 +370,15 @@ def test_a_commit_that_is_made_in_the_last_moment_is_neither_merged_nor_lost(ori
     if on != "main":
         git(origin.path, "switch", "--quiet", "--create", on)
     origin.push()
-    (repository,) = repositories.parse([str(origin.path)])
-    state = repositories.State(repository, functions, CommandExecutionError)
-    state.inspect()
+    (repository,) = settings.parse([str(origin.path)])
+    working_tree = tree.WorkingTree(repository, functions)
+    working_tree.inspect()
     made = git(origin.path, "commit-tree", "-p", "main", "-m", "Mine", "main^{tree}")
     git(origin.path, "update-ref", "refs/heads/main", made)
     before = snapshot(origin.path)
 
-    with pytest.raises(repositories.Refused, match="It was left"):
-        state.move()
+    with pytest.raises(tree.Refused, match="It was left"):
+        working_tree.move()
 
     assert snapshot(origin.path) == before
 
@@ -576,7 +519,7 @@ def test_a_folder_inside_of_another_repository_is_not_taken_for_it(origin, refus
     inside = origin.path / "private"
     inside.mkdir()
 
-    refused(inside, "is not a repository, but a folder inside of", str(origin.path), snap=nothing)
+    refused(inside, "is not a repository, but a folder inside", str(origin.path), snap=nothing)
 
 
 def test_a_bare_repository_is_refused(origin, refused):
@@ -635,10 +578,11 @@ def test_a_remote_without_a_default_branch_is_refused(origin, refused):
     refused(origin.path, "names no default branch")
 
 
-def test_a_remote_that_was_removed_is_refused(origin, refused):
+@pytest.mark.parametrize("what", ["status", "update"])
+def test_a_remote_that_was_removed_is_refused(origin, refused, what):
     shutil.rmtree(origin.remote)
 
-    refused(origin.path, "the remote origin of", "cannot be read")
+    refused(origin.path, "the remote origin of", "cannot be read", what=what)
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:{}/x.git", "git://127.0.0.1:{}/x.git", "ssh://127.0.0.1:{}/x.git"])
@@ -666,7 +610,7 @@ def test_a_remote_that_hangs_is_given_up_on_with_all_of_its_processes(origin, re
     url = f"{scheme}://127.0.0.1:{listener}/x.git"
     git(origin.path, "remote", "set-url", "origin", url)
 
-    refused(origin.path, "did not answer within 1 s", item={"path": str(origin.path), "timeout": 1})  # nor ever
+    refused(origin.path, "did not answer within 0.4 s", item={"path": str(origin.path), "timeout": 0.4})  # nor ever
 
     wait.until(lambda: not _mentions(str(listener)), what="git's processes to end")
 
@@ -683,12 +627,12 @@ def _mentions(word):
 def test_the_time_limit_is_for_all_questions_together(origin, run, tmp_path):
     """Asking for the default branch and fetching: a remote that is slow at both does not get twice the time."""
     slow = tmp_path / "slow"
-    slow.write_text('#!/bin/sh\nsleep 1.5\nexec git-upload-pack "$@"\n')
+    slow.write_text('#!/bin/sh\nsleep 0.6\nexec git-upload-pack "$@"\n')
     slow.chmod(0o755)
     git(origin.path, "config", "remote.origin.uploadpack", slow)
 
-    with pytest.raises(errors.Repositories, match="did not answer within 2 s"):
-        run("status", {"path": str(origin.path), "timeout": 2})
+    with pytest.raises(errors.Repositories, match=r"did not answer within 0\.9 s"):
+        run("status", {"path": str(origin.path), "timeout": 0.9})
 
 
 def test_nobody_is_asked_for_a_password(origin, refused, tmp_path, monkeypatch):
@@ -739,7 +683,7 @@ def unauthorized():
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield server.server_port
         server.shutdown()
