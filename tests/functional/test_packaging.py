@@ -1,13 +1,20 @@
-"""One tree, two ways of installation: each is done as a user would do it, and then used."""
+"""
+One tree, two ways of installation: each is done as a user would do it, and then used. And what PyPI would be given.
+"""
 
+import email
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
+import zipfile
 
 import pytest
+from readme_renderer import markdown
 
 from tests.support.salt import Config, Result
 
@@ -21,17 +28,22 @@ SHIPPED = {
     "_wrapper": "wrapper",
     "deploytoken": "files/deploytoken",
 }
+LOADED = {target.partition("/")[0] for target in SHIPPED.values()}
+
+
+RUN = {"check": True, "capture_output": True, "text": True}
 
 
 def files(folder, pattern="*"):
-    return {path.relative_to(folder).as_posix() for path in folder.rglob(pattern) if path.is_file()}
+    found = {path.relative_to(folder) for path in folder.rglob(pattern) if path.is_file()}
+    return {path.as_posix() for path in found if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")
 def tree(checkout, tmp_path_factory):
     """A clean copy of the checkout: building leaves files behind."""
     copy = tmp_path_factory.mktemp("tree") / "checkout"
-    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "*.egg-info", "tests")
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info", "_build", "ref")
     shutil.copytree(checkout, copy, ignore=ignored)
     return copy
 
@@ -40,13 +52,12 @@ class Installed:
     """A virtual environment with the extension, which sees the packages of the running one."""
 
     def __init__(self, folder, tree):
-        run = {"check": True, "capture_output": True, "text": True}
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], **run)
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], **RUN)
         self.python = folder / "bin" / "python"
         self.packages = next((folder / "lib").glob("python3.*")) / "site-packages"
         (self.packages / "running.pth").write_text(sysconfig.get_paths()["purelib"])
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check"]
-        subprocess.run([sys.executable, "-m", "pip", "--python", self.python, "install", *options, tree], **run)
+        subprocess.run([sys.executable, "-m", "pip", "--python", self.python, "install", *options, tree], **RUN)
         self.package = self.packages / "saltext" / "deploytoken"
 
     def run(self, code, *arguments):
@@ -62,6 +73,15 @@ class Installed:
 @pytest.fixture(scope="module")
 def installed(tree, tmp_path_factory):
     return Installed(tmp_path_factory.mktemp("venv"), tree)
+
+
+@pytest.fixture(scope="module")
+def built(tree, tmp_path_factory):
+    """What PyPI would be given: the source distribution, and the wheel that is built from it alone."""
+    folder = tmp_path_factory.mktemp("dist")
+    subprocess.run([sys.executable, "-m", "build", "--no-isolation", "--outdir", folder, tree], **RUN)
+    (source,), (wheel,) = folder.glob("*.tar.gz"), folder.glob("*.whl")
+    return source, wheel
 
 
 @pytest.fixture
@@ -92,8 +112,9 @@ def test_pip_installs_every_file_of_the_tree(installed, checkout):
         wanted = files(checkout / source, pattern)
         assert wanted, f"nothing in {source}"
         assert wanted == files(installed.package / target, pattern), source
-    package = checkout / "_utils" / "saltext" / "deploytoken"
-    assert {path.name for path in package.glob("*.py")} == {path.name for path in installed.package.glob("*.py")}
+    package = files(checkout / "_utils" / "saltext" / "deploytoken")
+    assert "py.typed" in package
+    assert package == {name for name in files(installed.package) if name.partition("/")[0] not in LOADED}
     assert not (installed.packages / "saltext" / "__init__.py").exists()
 
 
@@ -133,8 +154,7 @@ print(json.dumps({
     assert found.code == 0, found
     assert {"deploytoken.acquire", "deployrepos.update", "busy.check"} <= set(found.data["runners"])
     assert {"busy.check", "scrapyd.status", "tmux.sessions"} <= set(found.data["modules"])
-    assert {"deploytoken.held", "deploytoken.released", "deploytoken.gate", "busy.idle"} <= set(found.data["states"])
-    assert "deployrepos.latest" in found.data["states"]
+    assert {"deploytoken.held", "deploytoken.updated", "deploygate.passed", "busy.asked"} <= set(found.data["states"])
     assert "deploytoken" in found.data["pillar"]
     assert "deploygate.execute" in found.data["executors"]
     assert "busy" in found.data["output"]
@@ -181,13 +201,60 @@ def test_a_gitfs_remote_works_without_pip(tree, config, tmp_path):
     synced = made.command("salt-run", "saltutil.sync_all")
     assert synced.code == 0, synced
     assert {"runners.deploytoken", "runners.deployrepos", "runners.busy"} <= set(synced.data["runners"])
-    acquires(lambda config, *words: config.command("salt-run", *words), made)
+    created = made.command("salt-run", "deploytoken.init")
+    assert created.code == 0, created
     shown = made.command("salt-run", "fileserver.file_list").data
     assert {"deploytoken/deploy.sls", "deploytoken/gate.sls"} <= set(shown), shown
 
 
-def test_setup_cfg_and_the_package_agree_on_the_version(checkout, installed):
-    code = "import saltext.deploytoken as package; print(getattr(package, '__version__', '0.1.0'))"
-    assert installed.run(code).stdout.strip() == "0.1.0"
-    changelog = pathlib.Path(checkout, "CHANGELOG.md").read_text()
-    assert "0.1.0" in changelog
+def test_a_version_is_said_once_more_in_the_package_and_in_the_changelog(built, installed, checkout):
+    version = metadata(built).get("Version")
+
+    code = "import saltext.deploytoken as package; print(package.__version__)"
+    assert installed.run(code).stdout.strip() == version
+    assert re.search(rf"^## {re.escape(version)}\b", pathlib.Path(checkout, "CHANGELOG.md").read_text(), re.M)
+
+
+def metadata(built):
+    """The wheel's own description of itself: its headers, and the README as the body."""
+    with zipfile.ZipFile(built[1]) as wheel:
+        (name,) = (name for name in wheel.namelist() if name.endswith(".dist-info/METADATA"))
+        return email.message_from_bytes(wheel.read(name))
+
+
+def test_twine_would_upload_what_is_built(built):
+    done = subprocess.run([sys.executable, "-m", "twine", "check", "--strict", *built], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("PASSED") == 2, done.stdout
+
+
+def test_the_source_distribution_makes_the_same_wheel_as_the_checkout(built, installed):
+    with zipfile.ZipFile(built[1]) as wheel:
+        packed = {name: wheel.read(name) for name in wheel.namelist() if ".dist-info/" not in name}
+
+    assert len(packed) > 50
+    assert packed == {
+        f"saltext/deploytoken/{name}": (installed.package / name).read_bytes() for name in files(installed.package)
+    }
+
+
+def test_the_readmes_links_lead_somewhere_in_the_source_distribution(built, checkout):
+    with tarfile.open(built[0]) as source:
+        packed = {name.partition("/")[2] for name in source.getnames()}
+    links = re.findall(r"\]\(([^)#\s]+)", (checkout / "README.md").read_text(encoding="utf-8"))
+
+    assert len(links) > 10
+    assert [link for link in links if "://" not in link and link not in packed] == []
+
+
+def test_pypi_can_render_the_readme(built, checkout):
+    readme = (checkout / "README.md").read_text(encoding="utf-8")
+    described = metadata(built)
+    shown = markdown.render(described.get_payload(decode=True).decode())
+
+    assert described["Description-Content-Type"] == "text/markdown"
+    headings = re.findall(r"^#+ (.*)", re.sub(r"(?ms)^```.*?^```", "", readme), re.M)
+    assert re.findall(r"<h\d[^>]*>([^<]*)<", shown) == headings
+    assert shown.count("<table>") == len(re.findall(r"^\|[-|]+\|$", readme, re.M)) > 0
+    assert not re.search(r"<!--|^(<p>)?\|", shown, re.M)
