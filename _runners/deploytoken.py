@@ -3,9 +3,9 @@ Who may change the servers: the deploy token, on a wiki page or in a local file.
 
 .. versionadded:: 0.1.0
 
-Only one person changes any server at a time. The page says who: ``Held by: nobody``, or ``Held by: Alice (upgrade
-PostgreSQL; since 2026-11-22 22:30 UTC; ref 3f9c2a1b)``. These commands do what people do there by hand, without the
-races.
+Only one person changes any server at a time. The page names that person: ``Held by: nobody``, or ``Held by: Alice
+(upgrade PostgreSQL; since 2026-11-22 22:30 UTC; ref 3f9c2a1b)``. These commands do what people do there by hand,
+without the races.
 
 Configured in the master's configuration, under ``deploytoken``; see :py:mod:`saltext.deploytoken.config` for every
 key:
@@ -17,7 +17,7 @@ key:
       api_key_file: /etc/salt/redmine.key
       name: Alice
 
-Every function ends with one of these exit codes; the answer's ``reason`` has the word, its ``message`` one line for
+Every function ends with one of these exit codes. The answer's ``reason`` is the word, its ``message`` one line for
 people:
 
 ====  ================  ==================================================================
@@ -36,20 +36,11 @@ Each step fires an event on the master's bus: ``deploytoken/acquired``, ``releas
 ``refused``.
 """
 
-import logging
-import re
-import socket
-from pathlib import Path
-
-from saltext.deploytoken import cli as door
-from saltext.deploytoken import config, values
+from saltext.deploytoken import cli, config, errors, events, values
 from saltext.deploytoken.deploy import jobs
-from saltext.deploytoken.gate import glass
-
-log = logging.getLogger(__name__)
 
 
-@door.command
+@cli.command
 def status():
     """
     Say who holds the token. Nothing is written.
@@ -62,17 +53,17 @@ def status():
         salt-run deploytoken.status --out=json
 
     Returns ``held_by`` (None when free), ``ref``, ``reason``, ``since``, ``expected_until``, ``age`` (seconds),
-    ``overdue`` (held longer than the holder expected), ``version`` and ``url`` of the page, and ``job``: None, or for
-    a hold under which an orchestration runs or ran its ``jid``, and whether it is still ``running`` (None where this
-    master cannot tell). Fails with ``store`` or ``invalid``.
+    ``overdue`` (held longer than the holder expected), ``version`` and ``url`` of the page, and ``job``. If an
+    orchestration runs or ran under the hold, ``job`` has its ``jid``, and whether it is still ``running`` (None where
+    this master cannot tell); otherwise it is None. Fails with ``store`` or ``invalid``.
     """
     with _token() as token:
         answer = token.status()
-    answer["job"] = jobs.job(__opts__, answer["ref"], (answer["job"] or {}).get("jid"))
+    answer["job"] = jobs.find(__opts__, answer["ref"], (answer["job"] or {}).get("jid"))
     return answer
 
 
-@door.command
+@cli.command
 def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=None, jid=None):
     """
     Take the token, if it is free.
@@ -85,7 +76,7 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
         salt-run deploytoken.acquire reason="upgrade PostgreSQL" name=Alice expect=2h wait=15m
 
     reason (str)
-        Why, in one line without brackets; shown on the page to whoever wants the token next.
+        Why, in one line without brackets; the page shows it to the next person.
     name (str)
         Who; default ``deploytoken.name``, else the first and last name of the API key's owner.
     ref (str)
@@ -98,21 +89,19 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
     wait (duration)
         How long to wait for the token to be free, such as ``15m``. Default: not at all.
     jid (str)
-        The id of the job that takes it, 20 digits; :py:func:`status` looks whether it still runs. Default: that of the
-        orchestration in which this is a step.
+        The ID of the job that takes it, 20 digits; :py:func:`status` says whether it still runs. Default: the ID of
+        the orchestration that this is a step of.
 
     Returns ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version`` and ``url``, as
     :py:func:`status` does; and ``taken``, which is False if the hold stood already, and was only confirmed. Fails
-    with ``held`` (who, since when and why are in the message), ``in_doubt``, ``store``, ``invalid``, and with
-    ``resume`` ``not_yours``.
+    with ``held`` (the message says who holds it, since when and why), ``not_yours`` (the hold ``ref`` has ended),
+    ``in_doubt``, ``store`` or ``invalid``.
     """
     reason = values.text(reason, "reason")
     resume = values.boolean(resume, "resume")
-    if jid is not None and not re.fullmatch(r"[0-9]{20}", str(jid)):
-        raise _invalid(f"jid: {jid!r} is not a job's id of 20 digits; leave it out when typing this by hand")
     if resume and ref is None:
-        raise _invalid("ref: needed to resume; `salt-run deploytoken.status` shows it")
-    jid = jid or jobs.orchestration(__opts__["cachedir"])
+        raise errors.Invalid("ref: needed to resume; `salt-run deploytoken.status` shows it")
+    jid = jobs.orchestration(__opts__["cachedir"]) if jid is None else values.jid(jid, "jid")
     with _token() as token:
         answer = token.acquire(
             reason,
@@ -128,7 +117,7 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
     return answer
 
 
-@door.command
+@cli.command
 def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     """
     Give the token back, and write what was done under History, in one save.
@@ -151,31 +140,22 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
     consent (str)
         Who agreed to interrupt what, for the entry.
 
-    Whoever broke the glass of a gate since the last release stands in the entry as well.
+    The entry also names everybody who broke the glass of a gate since the last release.
 
-    Returns what :py:func:`acquire` returns but ``taken``, and ``released`` (the ref) and ``entry`` (the line under
-    History). Releasing again what is released already succeeds and writes nothing. Fails with ``not_yours``,
+    Returns what :py:func:`acquire` returns except ``taken``, and ``released`` (the ref) and ``entry`` (the line under
+    History). To release again what is released already succeeds and writes nothing. Fails with ``not_yours``,
     ``in_doubt``, ``store`` or ``invalid``.
     """
-    from saltext.deploytoken import page
+    from saltext.deploytoken.deploy.release import release as record_and_release
 
     summary = values.text(summary, "summary")
-    notes = []
-    if rebooted := values.words(rebooted, "rebooted"):
-        notes.append(("rebooted", f"rebooted {', '.join(rebooted)}"))
-    if consent is not None:
-        notes.append(("consent", f"with the consent of {values.text(consent, 'consent')}"))
-    broken = glass.pending(__opts__["cachedir"])
-    reports = glass.notes(broken)
+    rebooted = values.words(rebooted, "rebooted")
+    consent = None if consent is None else values.text(consent, "consent")
     with _token() as token:
-        answer = token.release(summary, ref, _name(name), notes + [("glass", report) for report in reports])
-    # An entry that stood already was written without them.
-    if all(page.inert(report) in (answer["entry"] or "") for report in reports):
-        glass.forget(__opts__["cachedir"], broken)
-    return answer
+        return record_and_release(token, __opts__["cachedir"], summary, ref, _name(name), rebooted, consent)
 
 
-@door.command
+@cli.command
 def takeover(ref=None, reason=None, name=None, held_by=None):
     """
     End somebody else's hold on purpose, and take the token.
@@ -190,28 +170,28 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
     ref (str)
         The hold to end, exactly as :py:func:`status` shows it.
     reason (str)
-        Why, in one line without brackets; it goes into the entry of the hold that is ended, under History.
+        Why, in one line without brackets; the History entry of the ended hold shows it.
     name (str)
         The operator's name, as for :py:func:`acquire`.
     held_by (str)
         In place of ``ref``, for a hold that a person typed without one: the name, exactly as the page has it.
 
-    Returns what :py:func:`acquire` returns but ``taken``, and ``displaced`` (the hold that was ended) and ``entry``.
+    Returns what :py:func:`acquire` returns except ``taken``, and ``displaced`` (the ended hold) and ``entry``.
     Fails with ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
     """
     reason = values.text(reason, "reason")
     if (ref is None) == (held_by is None):
-        raise _invalid(
+        raise errors.Invalid(
             "ref: name the hold to end, as `salt-run deploytoken.status` shows it: ref=…, or held_by=… if it has none"
         )
     with _token() as token:
         return token.take_over(reason, ref, None if held_by is None else values.text(held_by, "held_by"), _name(name))
 
 
-@door.command
+@cli.command
 def history(limit=20):
     """
-    Say who held the token before, from the page's versions: what happened, hand-made edits included.
+    Say who held the token before, from the page's versions: what happened, edits by hand included.
 
     CLI Example:
 
@@ -221,14 +201,14 @@ def history(limit=20):
         salt-run deploytoken.history limit=50 --out=json
 
     limit (int)
-        How many holds, from 1 to 1000. Each version of the page is one request, 20 of them about half a second; at
-        most ten times as many versions as holds, and 100, are read.
+        How many holds, from 1 to 1000. Reads 100 versions of the page and ten more per hold, at most. Each version is
+        one request; 20 take about half a second.
 
     Returns a table of 80 columns. With ``--out=json``, or any other ``--out``, returns ``holds``, newest first, each
     with ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended`` (``released``, ``taken over``, ``withdrawn``,
     ``by hand``, ``still held``, ``unknown``), ``ended_by``, ``entry``, ``by_hand`` (a person typed it) and
     ``unreadable`` (versions); and ``unreadable`` with the reasons, and ``complete`` (False when there is more). Fails
-    with ``store``, also where the API key's user may not view wiki history, or ``invalid``.
+    with ``store`` (also where the API key's user may not view wiki history) or ``invalid``.
     """
     from saltext.deploytoken import history as reader
 
@@ -238,10 +218,10 @@ def history(limit=20):
     return found if _for_programs() else reader.table(found)
 
 
-@door.command
+@cli.command
 def doctor(scratch=None):
     """
-    Check the whole setup, and say what to do about what is wrong. Nothing is written, except to a scratch page.
+    Check the whole setup, and say how to mend it. Writes nothing, except to a scratch page.
 
     CLI Example:
 
@@ -251,23 +231,29 @@ def doctor(scratch=None):
         salt-run deploytoken.doctor scratch=https://crm.example.org/projects/ocds/wiki/Scratch
 
     scratch (str)
-        The address of a page in the same Redmine that may be written to. There, a write that comes too late is tried;
-        it must be refused. Never the token's page: a page with a holder's line is refused.
+        The address of a page in the same Redmine that may be written to. The doctor tries a late write there, which
+        Redmine must refuse. It refuses a page with a holder's line, which could be the token's.
 
     Returns one line for each check. With ``--out=json``, or any other ``--out``, returns ``checks``, each with
-    ``name``, ``ok`` (True, False, or None where it cannot be told) and ``text``. Fails with ``store`` when a check
+    ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``. Fails with ``store`` when a check
     fails, and ``invalid`` for the configuration; the answer then has ``checks`` as well.
     """
     from saltext.deploytoken import doctor as examiner
 
     scratch = None if scratch is None else values.text(scratch, "scratch")
-    return examiner.examine(__opts__, scratch, lines=not _for_programs())
+    try:
+        found = examiner.examine(__opts__, scratch)
+    except errors.Error as exc:
+        if not _for_programs():
+            exc.details["checks"] = examiner.lines(exc.details["checks"])
+        raise
+    return found if _for_programs() else "\n".join(examiner.lines(found["checks"]))
 
 
-@door.command
+@cli.command
 def init(markup="textile"):
     """
-    Create the page, or the SQLite file, where it is missing. Nothing else ever creates one.
+    Create the page, or the SQLite file, if it is missing. No other command creates one.
 
     CLI Example:
 
@@ -284,49 +270,15 @@ def init(markup="textile"):
     """
     from saltext.deploytoken import page
 
-    if markup not in ("textile", "markdown"):
-        raise _invalid("markup: must be textile or markdown")
     with _token() as token:
-        text = page.initial(markup, token.config.nobody, token.config.history.heading)
-        created = token.store.create(text, "init")
+        created = token.store.create(page.initial(markup, token.config.rules), "init")
         return {"created": created, **token.status()}
 
 
 def _token():
     from saltext.deploytoken.token import Token
 
-    return Token(config.parse(__opts__), notify=_notify)
-
-
-def _notify(event, data):
-    """Tell the bus, and the person what the answer may be too late for; stdout stays for the answer."""
-    if event == "waiting":
-        reason = f" ({data['reason']})" if data.get("reason") else ""
-        door.say(f"{data['held_by']} holds the token{reason}; waiting, {data['left']} s left")
-    if event in ("acquired", "takenover"):
-        # Salt prints the answer later, up to a second, and none after Ctrl-C in the meantime (3008.3).
-        door.say(f"{data['held_by']} holds the token (ref {data['ref']})")
-    # What was done is done, whether or not anybody hears of it.
-    try:
-        if _master_listens():
-            __salt__["event.send"](f"deploytoken/{event}", dict(data))  # it adds a stamp
-    except Exception:
-        log.warning("The event deploytoken/%s was not sent", event, exc_info=True)
-
-
-def _master_listens():
-    """Whether a master would hear an event: without one, Salt waits a second for each (measured on 3006 and 3008)."""
-    if __opts__.get("ipc_mode") == "tcp":
-        address, family = ("127.0.0.1", int(__opts__["tcp_master_pull_port"])), socket.AF_INET
-    else:
-        address, family = str(Path(__opts__["sock_dir"]) / "master_event_pull.ipc"), socket.AF_UNIX
-    with socket.socket(family) as connection:
-        connection.settimeout(1)
-        try:
-            connection.connect(address)
-        except OSError:
-            return False
-    return True
+    return Token(config.parse(__opts__), lambda event, data: events.notify(__opts__, cli.say, event, data))
 
 
 def _for_programs():
@@ -336,9 +288,3 @@ def _for_programs():
 
 def _name(value):
     return None if value is None else values.text(value, "name")
-
-
-def _invalid(message):
-    from saltext.deploytoken import errors
-
-    return errors.Invalid(message)

@@ -250,8 +250,8 @@ def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_st
     for name, resume in (("slow", False), ("again", True)):
         wait = f"touch {tmp_path}/{name}; until [ -e {tmp_path}/go ]; do sleep 0.1; done"
         (states / f"{name}.sls").write_text(
-            f"token:\n  deploytoken.held:\n    - reason: upgrade\n    - ref: aaaaaaaa\n    - resume: {resume}\n"
-            f"wait:\n  cmd.run:\n    - name: '{wait}'\n"
+            "token:\n  salt.runner:\n    - name: deploytoken.acquire\n    - reason: upgrade\n    - ref: aaaaaaaa\n"
+            f"    - resume: {resume}\nwait:\n  cmd.run:\n    - name: '{wait}'\n    - require: [salt: token]\n"
         )
     config.update(file_roots={"base": [str(states)]})
     jobs = tmp_path / "master0/cache/proc"
@@ -266,7 +266,7 @@ def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_st
 
         deploy = start("slow")
         if not any(jobs.iterdir()):
-            # Salt 3006.28 keeps no file there for its own runners: then it cannot be told, and nothing is claimed.
+            # Salt 3006.28 keeps no file there for its own runners: then nobody can tell, and nothing is claimed.
             assert ok(config.run("deploytoken.status"))["job"] is None
             assert salt_version.startswith("3006.")
             return

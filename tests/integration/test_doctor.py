@@ -7,7 +7,8 @@ import threading
 
 import pytest
 
-from saltext.deploytoken import doctor, errors, history, protocol, stores
+from saltext.deploytoken import doctor, errors, history, stores
+from saltext.deploytoken import page as token_page
 from saltext.deploytoken.config import parse
 from tests.support.proxy import BEFORE, Answer, Fault, drop, html, redirect, replace
 
@@ -248,4 +249,4 @@ def test_history_without_the_right_to_view_versions_says_which_right(redmine, pa
     wiki = stores.connect(parse({"deploytoken": {"store": page, "api_key": redmine.key("carol")}}))
 
     with pytest.raises(errors.StoreError, match="view wiki history"):
-        history.past(history.versions(wiki, 10), protocol.Rules())
+        history.past(history.versions(wiki, 10), token_page.DEFAULT)

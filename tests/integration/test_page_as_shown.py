@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from saltext.deploytoken import config, page
+from saltext.deploytoken import page
 
 TAGS = ["<pre>", "<code class='x'>", "<notextile>", "<kbd>", "</ul>", "<table>", "<!-- x", "<script>"]
 
@@ -15,7 +15,7 @@ def test_an_html_tag_in_an_entry_swallows_no_other(redmine, formatting):
     text = page.initial("textile" if formatting == "textile" else "markdown")
     for number, tag in enumerate(["the first", *TAGS]):
         hold = page.Hold("Alice", "x", "2026-11-22 22:30 UTC", f"{number:08x}")
-        entry = page.render_entry(config.History.entry, hold, until=hold.since, summary=f"mended {tag} there")
+        entry = page.render_entry(hold, until=hold.since, summary=f"mended {tag} there")
         text = page.add_entry(text, entry)
     with redmine.setting("text_formatting", formatting):
         status, shown = redmine.request("GET", redmine.new_page(text, project="open"), login=None)

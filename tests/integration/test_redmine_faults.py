@@ -6,7 +6,7 @@ import uuid
 
 import pytest
 
-from saltext.deploytoken import config, errors, page
+from saltext.deploytoken import errors, page
 from saltext.deploytoken.gate import live
 from saltext.deploytoken.stores.base import Missing, Unanswered
 from tests.support.places import TEXT, RedminePlace
@@ -74,7 +74,7 @@ def bodies(proxy):
 
 
 def entries(place, ref):
-    return page.entries(place.text(), ref, config.History.entry)
+    return page.entries(place.text(), ref)
 
 
 def direct(redmine, page_, who="alice", **more):
@@ -529,7 +529,7 @@ def test_every_write_has_the_version_as_a_number_where_redmine_looks(place, prox
 def test_the_key_is_in_the_header_and_nowhere_else(redmine, place, proxy, alice, caplog):
     key = redmine.key("alice")
     caplog.set_level(logging.DEBUG)
-    seen = [repr(alice.config), str(vars(alice.config.history))]
+    seen = [repr(alice.config), repr(alice.config.rules)]
     faults = [drop(BEFORE), status(500), html(), redirect(f"{redmine.url}/login"), truncate(), status(401)]
     for only in ("GET", "PUT"):
         for fault in faults:

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from saltext.deploytoken import config, page
+from saltext.deploytoken import page
 from tests.support import process
 from tests.support.places import RedminePlace, SqlitePlace
 from tests.support.proxy import AFTER, BEFORE, Hold, drop, status
@@ -72,7 +72,7 @@ def by_signal(code, number):
 
 
 def entries(place, ref):
-    return page.entries(place.text(), ref, config.History.entry)
+    return page.entries(place.text(), ref)
 
 
 # Waiting

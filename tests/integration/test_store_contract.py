@@ -44,7 +44,7 @@ def bob(place):
 
 def entries(place, ref):
     """The History entries of the hold."""
-    return page.entries(place.text(), ref, config.History.entry)
+    return page.entries(place.text(), ref)
 
 
 # The store
@@ -290,6 +290,38 @@ def test_a_takeover_ends_the_hold_it_names_and_writes_its_entry(place, alice, bo
     bob.release("done", answer["ref"])
 
 
+def test_a_takeover_that_was_itself_taken_over_does_not_say_that_nothing_was_written(place, alice, bob):
+    ref = alice.acquire("upgrade")["ref"]
+    others = []
+    lose(bob, lambda: others.append(alice.take_over("no, now", bob.status()["ref"])))
+    with pytest.raises(
+        errors.NotYours, match=f"the hold {ref} is not the current one, Alice holds the token"
+    ) as caught:
+        bob.take_over("now", ref)
+    assert "nothing was written" not in str(caught.value)
+    assert caught.value.details["token"]["ref"] == others[0]["ref"]
+    # Bob's takeover is on the page, although he was refused.
+    assert entries(place, ref)
+    assert entries(place, others[0]["displaced"]["ref"]) == [others[0]["entry"]]
+
+
+def test_work_goes_on_only_under_the_ref_that_holds_the_token(place, alice, bob):
+    with pytest.raises(errors.NotYours, match=r"^the hold f9c2a1b0 is over, nobody holds it; nothing more is"):
+        alice.require_held("f9c2a1b0")
+    ref = alice.acquire("upgrade")["ref"]
+    versions = place.versions()
+    assert bob.require_held(ref.upper())["reason"] == "upgrade"
+    with pytest.raises(errors.NotYours, match=r"is over, Alice holds the token \(upgrade\); nothing more") as caught:
+        alice.require_held("f9c2a1b0")
+    assert caught.value.details["token"]["ref"] == ref
+    with pytest.raises(errors.Invalid, match=r"^ref: "):
+        alice.require_held(None)
+    assert place.versions() == versions
+    place.edit(lambda text: re.sub("Held by: .*", "Held by: Carol", text))
+    with pytest.raises(errors.NotYours, match="is over, Carol holds the token; nothing more is started"):
+        alice.require_held(ref)
+
+
 def test_a_takeover_of_another_hold_than_the_current_one_writes_nothing(place, alice, bob):
     ref = alice.acquire("upgrade")["ref"]
     versions = place.versions()
@@ -418,7 +450,7 @@ def test_a_page_that_never_stands_still_is_given_up_with_nothing_written(place):
         interfere(alice, lambda: place.edit(lambda text: text + "x\n"), times=99)
         with pytest.raises(errors.StoreError, match="again and again; nothing was written"):
             alice.acquire("upgrade")
-    assert alice.rules.nobody in place.text()
+    assert "Held by: nobody" in place.text()
 
 
 @pytest.mark.parametrize(
@@ -605,7 +637,7 @@ def test_a_page_that_is_no_text_is_one_line_sqlite(tmp_path):
         token.store.create(TEXT, "init")
         with contextlib.closing(sqlite3.connect(tmp_path / "token.db")) as connection, connection:
             connection.execute("UPDATE page SET text = x'ff00'")
-        with pytest.raises(errors.StoreError, match="version 1 is no text"):
+        with pytest.raises(errors.StoreError, match="version 1 is not text"):
             token.acquire("upgrade")
 
 

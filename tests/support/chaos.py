@@ -326,7 +326,7 @@ def _check_versions(versions, displaced):
 
 
 def _entry(text, ref):
-    return next(iter(page.entries(text, ref, config.History.entry)), "")
+    return next(iter(page.entries(text, ref)), "")
 
 
 def _check_overlaps(events, displaced):
@@ -370,7 +370,7 @@ def _check_claims(by_kind, versions):
             if entry and page.TAKEN_OVER not in entry:
                 yield f"{event['ref']} was told that nothing was written, and there is: {entry}"
     for ref in once:
-        entries = page.entries(final, ref, config.History.entry)
+        entries = page.entries(final, ref)
         if len(entries) != (ref != _held(final)):
             yield f"the hold {ref} has {len(entries)} entries"
 

@@ -40,7 +40,6 @@ _RAISED = {
     MISSING: lambda: Missing("no such version"),
     MADE: lambda: _Made("the page was missing"),
 }
-RULES = protocol.Rules()
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,10 @@ class Client:
     def steps(self, phase):
         hold = page.Hold(self.name, "upgrade", "2026-11-22 22:30 UTC", self.ref)
         if phase == "release":
-            return protocol.release(RULES, "release", self.summary, "later", fresh="0" * 8, ref=self.ref)
+            return protocol.release(page.DEFAULT, "release", self.summary, "later", fresh="0" * 8, ref=self.ref)
         if self.displaces:
-            return protocol.take_over(hold, "take over", RULES, "later", fresh="0" * 8, ref=self.displaces)
-        return protocol.acquire(hold, "acquire", RULES)
+            return protocol.take_over(hold, "take over", page.DEFAULT, "later", fresh="0" * 8, ref=self.displaces)
+        return protocol.acquire(hold, "acquire", page.DEFAULT)
 
 
 @dataclass(frozen=True)
@@ -87,7 +86,7 @@ def _held(text):
 @functools.cache
 def _entries(text, ref):
     """How often the hold's own entry stands there, and how often one that says it was taken over."""
-    found = page.entries(text, ref, RULES.entry)
+    found = page.entries(text, ref)
     taken = sum(page.TAKEN_OVER in entry for entry in found)
     return len(found) - taken, taken
 

@@ -1,11 +1,12 @@
 """The configuration is checked as a whole, each mistake names its key, and no key of the API is ever shown."""
 
 import dataclasses
+import re
 
 import pytest
 import trustme
 
-from saltext.deploytoken import config, doctor, errors, stores
+from saltext.deploytoken import config, doctor, errors, page, stores
 
 KEY = "0123456789abcdef0123456789abcdef01234567"
 STORE = "https://crm.example.org/projects/ocds/wiki/Deploy_token"
@@ -26,9 +27,18 @@ def refused(match, **values):
 def test_a_store_is_enough_and_the_rest_has_defaults():
     parsed = parse()
 
-    assert (parsed.store, parsed.nobody, parsed.timeout, parsed.deadline) == (STORE, "nobody", 10, 60)
+    assert (parsed.store, parsed.timeout, parsed.deadline) == (STORE, 10, 60)
     assert parsed.verify is True
-    assert (parsed.history.heading, parsed.history.newest) == ("History", "first")
+    assert parsed.rules == page.Rules("nobody", "History", "* {until} {name}: {summary}{notes} (ref {ref})", "first")
+
+
+def test_the_rules_of_the_page_come_from_two_keys():
+    history = {"heading": " Verlauf ", "entry": "| {until} | {ref} |", "newest": "last"}
+
+    assert parse(nobody="niemand", history=history).rules == page.Rules(
+        "niemand", "Verlauf", "| {until} | {ref} |", "last"
+    )
+    assert parse(history={"newest": "last", "heading": None}).rules == page.Rules(newest="last")
 
 
 @pytest.mark.parametrize("opts", [{}, {"deploytoken": None}, {"deploytoken": {}}, {"deploytoken": {"store": ""}}])
@@ -56,6 +66,7 @@ def test_a_section_that_is_no_mapping_is_refused(section):
         ("nobody", [False, "", "no\nbody", "*", "nobody (free)", "Held by:"]),
         ("timeout", [0, -1, "soon", True, 3601, "2h", []]),
         ("deadline", [0, "x", None, 4000]),
+        ("patience", [0, "x", None, 4000]),
         # False, and what requests would take for it, must not switch anything off.
         ("verify", [False, None, 0, 1, "", [], {}, "no", "ca.pem", "/nonexistent/ca.pem", "/", __file__]),
         ("history", ["x", [], 3]),
@@ -151,14 +162,49 @@ def test_certificates_are_always_verified_and_with_the_file_that_is_given(tmp_pa
 def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
     path = tmp_path / "key"
     path.write_text(KEY)
-    opts = {"deploytoken": {"store": STORE, "api_key_file": str(path)}}
+    opts = {"deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "api_key_file": f"{path} "}}
 
     for mode, ok in ((0o644, False), (0o602, False), (0o640, True), (0o600, True)):
         path.chmod(mode)
-        ((name, found, text),) = config.check_key_file(opts)
-        assert (name, found) == ("key file", ok)
-        assert (f"chmod o-rwx {path}" in text) is not ok
-    assert list(config.check_key_file({"deploytoken": {"store": STORE}})) == []
+        found = checks(opts)["key file"]
+        assert found["ok"] is ok
+        assert (f"chmod o-rwx {path}" in found["text"]) is not ok
+    del opts["deploytoken"]["api_key_file"]
+    assert "key file" not in checks(opts)
+
+
+def checks(opts):
+    """The doctor's checks by name."""
+    with pytest.raises(errors.Error) as caught:  # there is no such file, at least
+        doctor.examine(opts)
+    return {check["name"]: check for check in caught.value.details["checks"]}
+
+
+@pytest.mark.parametrize(
+    ("repositories", "key"),
+    [
+        ([{"pth": "/srv/deploy"}], "deploytoken.repositories.0.pth"),
+        (["/srv/a", {"path": "srv/b"}], "deploytoken.repositories.1.path"),
+        ({"states": {"path": "/srv/a", "timeout": "soon"}}, "deploytoken.repositories.states.timeout"),
+        ("/srv/deploy", "deploytoken.repositories"),
+    ],
+)
+def test_broken_repositories_are_refused_and_the_doctor_shows_them(tmp_path, repositories, key):
+    opts = {"deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "repositories": repositories}}
+
+    with pytest.raises(errors.Invalid, match=f"^{re.escape(key)}: ") as caught:
+        config.parse(opts)
+    found = checks(opts)
+    assert list(found) == ["configuration"]
+    assert found["configuration"] == {"name": "configuration", "ok": False, "text": str(caught.value)}
+
+
+def test_repositories_come_checked_and_in_their_order():
+    assert parse().repositories == ()
+    assert [(item.name, item.path) for item in parse(repositories=["/srv/a/", {"path": "/srv/b"}]).repositories] == [
+        ("a", "/srv/a"),
+        ("b", "/srv/b"),
+    ]
 
 
 @pytest.mark.parametrize(

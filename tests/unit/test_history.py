@@ -6,9 +6,11 @@ import unicodedata
 import pytest
 
 from saltext.deploytoken import history, page, protocol
+from saltext.deploytoken.history import Comment
 from saltext.deploytoken.stores.base import Missing, Page
 
-RULES = protocol.Rules()
+RULES = page.DEFAULT
+JID = "20261122223000123456"
 ALICE = page.Hold(name="Alice", reason="upgrade PostgreSQL", since="2026-11-22 22:30 UTC", ref="aaaaaaaa")
 BOB = page.Hold(name="Bob", reason="site is down", since="2026-11-22 23:00 UTC", ref="bbbbbbbb")
 TEXT = "Held by: nobody\n\nh2. History\n"
@@ -109,9 +111,29 @@ def test_the_newest_hold_is_first_and_still_held():
 
 
 def test_a_hold_taken_for_a_job_is_ours_as_well():
-    assert Wiki().acquire(jid=" jid=20261122223000123456").holds("by_hand") == [(False,)]
-    assert history.comment("acquire ref=aaaaaaaa id=ab jid=20261122223000123456: x")["jid"] == "20261122223000123456"
-    assert history.comment("acquire ref=aaaaaaaa id=ab: fake jid=20261122223000123456: x")["jid"] is None
+    assert Wiki().acquire(jid=f" jid={JID}").holds("by_hand") == [(False,)]
+
+
+@pytest.mark.parametrize(
+    ("comment", "text"),
+    [
+        (Comment("acquire", "aaaaaaaa", "aaaaaaaab", jid=JID), f"acquire ref=aaaaaaaa id=aaaaaaaab jid={JID}"),
+        (Comment("acquire", "aaaaaaaa", "aaaaaaaab"), "acquire ref=aaaaaaaa id=aaaaaaaab"),
+        (Comment("takeover", "bbbbbbbb", "bb", "aaaaaaaa"), "takeover ref=bbbbbbbb id=bb displaced=aaaaaaaa"),
+        (Comment("takeover", "bbbbbbbb", "bb", "-"), "takeover ref=bbbbbbbb id=bb displaced=-"),
+        (Comment("release", id="cc"), "release ref=- id=cc"),
+        (Comment("withdraw", "aaaaaaaa"), "withdraw ref=aaaaaaaa"),
+    ],
+)
+def test_a_comment_is_read_as_it_was_written_whatever_words_follow(comment, text):
+    assert comment.render() == text
+    for words in (None, "x", f"fake jid={JID}: id=ff\ndisplaced=ffffffff"):
+        assert Comment.parse(comment.render(words)) == comment
+
+
+@pytest.mark.parametrize("text", [None, "", "init", "release", "acquire ref=aaaaaaa", "acquire ref=aaaaaaaa x: y"])
+def test_a_comment_that_people_wrote_is_none_of_ours(text):
+    assert Comment.parse(text) is None
 
 
 def test_a_takeover_ends_one_hold_and_begins_another():

@@ -54,7 +54,7 @@ def test_a_name_typed_by_a_person_is_a_hold_without_a_ref(line):
 def test_a_full_stop_after_nobody_does_not_make_it_a_name():
     assert page.read("Held by: nobody.\n") is None
     assert page.read(page.write("Held by: nobody.\n", ALICE)) == ALICE
-    assert page.read("Held by: No one.\n", "no one.") is None
+    assert page.read("Held by: No one.\n", page.Rules(nobody="no one.")) is None
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_nobody_with_a_remark_is_neither_free_nor_a_name(said):
 
 
 def test_a_team_may_have_another_word_for_nobody():
-    free = "Held by: niemand\n"
-    assert page.read(free, "niemand") is None
-    assert page.write(page.write(free, ALICE, "niemand"), None, "niemand") == free
-    assert page.read("Held by: nobody\n", "niemand") == page.Hold("nobody")
+    free, rules = "Held by: niemand\n", page.Rules(nobody="niemand")
+    assert page.read(free, rules) is None
+    assert page.write(page.write(free, ALICE, rules), None, rules) == free
+    assert page.read("Held by: nobody\n", rules) == page.Hold("nobody")
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,6 @@ LONG = [
 
 @pytest.mark.parametrize("filler", LONG, ids=lambda filler: repr(filler[:8]))
 def test_no_line_however_long_takes_long(filler):
-    template = "* {until} {name}: {summary}{notes} (ref {ref})"
     begun = time.process_time()
     for line in (
         f"Held by: {filler}",
@@ -126,7 +125,7 @@ def test_no_line_however_long_takes_long(filler):
         with contextlib.suppress(errors.StoreError):
             page.read(line)
         text = f"Held by: nobody\nh2. History\n{line}\n"
-        page.entries(text, "3f9c2a1b", template)
+        page.entries(text, "3f9c2a1b")
         page.add_entry(text, "| x |")
     # A tenth of a second each; with a gap in a pattern for each field it was minutes.
     assert time.process_time() - begun < 5
@@ -195,7 +194,7 @@ def test_the_newest_entry_stands_first_below_the_heading(before, after):
     ],
 )
 def test_the_newest_entry_stands_last_where_it_is_so_configured(before, after):
-    assert page.add_entry(before, ENTRY, newest="last") == after
+    assert page.add_entry(before, ENTRY, page.Rules(newest="last")) == after
 
 
 @pytest.mark.parametrize(
@@ -213,13 +212,13 @@ def test_a_row_goes_below_the_header_of_a_table(table, new):
 
 
 def test_an_entry_is_found_by_its_ref_and_by_no_mention_of_it():
-    template = "* {until} {name}: {summary} (ref {ref})"
+    rules = page.Rules(entry="* {until} {name}: {summary} (ref {ref})")
     mentions = (
         "* 2026-11-23 Bob: look at ref 3f9c2a1b (ref 11111111)\nsee (ref 3f9c2a1b)\n"
         "On 2026-11-23 Bob: went on (ref 3f9c2a1b)\n* see (ref 3f9c2a1b)\n* 2026-11-23 Bob: 3f9c2a1b\n"
     )
     text = f"h2. History\n\n{ENTRY} and a remark\n{mentions}"
-    assert page.entries(text, "3f9c2a1b", template) == [f"{ENTRY} and a remark"]
+    assert page.entries(text, "3f9c2a1b", rules) == [f"{ENTRY} and a remark"]
 
 
 @pytest.mark.parametrize(
@@ -233,24 +232,26 @@ def test_what_would_break_the_line_is_refused(bad):
 
 @pytest.mark.parametrize("template", ["* {ref} {summary}", "* {summary} [{ref}]", "| {until} | {summary} | {ref} |"])
 def test_a_mention_of_another_ref_does_not_pass_for_its_entry(template):
-    hold = page.Hold("Bob", "x", "2026-11-22 22:30 UTC", "11111111")
-    entry = page.render_entry(template, hold, until="2026-11-22 23:30 UTC", summary="after [3f9c2a1b] 3f9c2a1b")
-    assert page.entries(entry, "11111111", template) == [entry]
-    assert page.entries(entry, "3f9c2a1b", template) == []
+    hold, rules = page.Hold("Bob", "x", "2026-11-22 22:30 UTC", "11111111"), page.Rules(entry=template)
+    entry = page.render_entry(hold, rules, until="2026-11-22 23:30 UTC", summary="after [3f9c2a1b] 3f9c2a1b")
+    assert page.entries(entry, "11111111", rules) == [entry]
+    assert page.entries(entry, "3f9c2a1b", rules) == []
 
 
 def test_an_entry_has_no_html_tag_whoever_wrote_it():
     hold = page.Hold("Bob <b>", None, None, "11111111")
-    entry = page.render_entry("* {name}: {summary}{notes} ({ref})", hold, until="", summary="a <pre>", notes=["</ul>"])
+    rules = page.Rules(entry="* {name}: {summary}{notes} ({ref})")
+    entry = page.render_entry(hold, rules, until="", summary="a <pre>", notes=["</ul>"])
     assert entry == "* Bob &lt;b>: a &lt;pre>; &lt;/ul> (11111111)"
 
 
 @pytest.mark.parametrize("markup", ["textile", "markdown"])
 def test_a_new_page_says_how_to_take_the_token_and_is_free(markup):
-    text = page.initial(markup, "niemand", "Verlauf")
-    assert page.read(text, "niemand") is None
+    rules = page.Rules(nobody="niemand", heading="Verlauf")
+    text = page.initial(markup, rules)
+    assert page.read(text, rules) is None
     assert "put your name in place of niemand" in text
-    assert page.add_entry(text, ENTRY, "Verlauf").endswith(f" Verlauf\n\n{ENTRY}\n")
+    assert page.add_entry(text, ENTRY, rules).endswith(f" Verlauf\n\n{ENTRY}\n")
 
 
 @pytest.mark.parametrize("bad", ["nobody", "NoBody", "*Alice*", "_x"])
@@ -285,8 +286,9 @@ def test_an_entry_that_begins_with_a_name_is_no_holders_line():
 
 @pytest.mark.parametrize("heading", ["History:", "Historia", "*History*"])
 def test_a_heading_is_found_again_however_it_is_configured(heading):
-    once = page.add_entry("Held by: nobody\n", ENTRY, heading)
-    twice = page.add_entry(once, "* next (ref 11111111)", heading)
+    rules = page.Rules(heading=heading)
+    once = page.add_entry("Held by: nobody\n", ENTRY, rules)
+    twice = page.add_entry(once, "* next (ref 11111111)", rules)
     assert twice.count(f"h2. {heading}") == 1
 
 

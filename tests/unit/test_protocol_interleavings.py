@@ -95,7 +95,7 @@ def no_answer_is_bad_news(write, ref):
 
 
 def test_without_the_ref_in_the_text_two_hold_the_token(monkeypatch):
-    monkeypatch.setattr(page, "line", bare_name)
+    monkeypatch.setattr(page, "hold_text", bare_name)
     with pytest.raises(Violation) as caught:
         Explorer([ALICE, ALSO_ALICE], faults=0).run()
     assert caught.value.kind == "two hold the token at once"
@@ -129,7 +129,7 @@ def test_a_release_that_does_not_look_for_its_entry_is_caught(monkeypatch):
         raise errors.NotYours("not current")
         yield
 
-    monkeypatch.setattr(protocol, "_ended", ended)
+    monkeypatch.setattr(protocol, "_not_found", ended)
     with pytest.raises(Violation) as caught:
         Explorer([ALICE, ALSO_ALICE], edits=1).run()
     assert caught.value.kind == "told 'not_yours' on release, and it was released"

@@ -80,6 +80,12 @@ def test_a_ref_has_eight_hex_digits(value):
     refuses(values.ref, value, "deploytoken.ref")
 
 
+@pytest.mark.parametrize("value", ["", "1" * 19, "1" * 21, "../../etc/passwd", None, True, "٣" + "1" * 19])
+def test_a_jobs_id_has_twenty_digits(value):
+    assert values.jid(20261122223000123456) == "20261122223000123456"  # as Salt reads it from a command line
+    refuses(values.jid, value, "jid")
+
+
 @pytest.mark.parametrize(
     ("size", "groups"),
     [

@@ -3,33 +3,37 @@ The edge of every runner of this extension: arguments in, reasons and exit codes
 
 Salt loses failures at this edge (measured on 3008.3): ``salt-run`` exits 0 after a ``SaltInvocationError``, a
 ``TypeError`` or missing arguments; a returned ``retcode`` alone makes a ``salt.runner`` step succeed;
-``__context__["retcode"]`` alone makes ``salt-run`` exit 0. Only both together are seen everywhere, so :func:`command`
+``__context__["retcode"]`` alone makes ``salt-run`` exit 0. Only both together reach every caller, so :func:`command`
 sets both, and checks the arguments itself.
 """
+
+from __future__ import annotations
 
 import contextlib
 import functools
 import inspect
 import sys
 import time
+from collections.abc import Callable, Iterator, MutableMapping
+from typing import Any
 
 from saltext.deploytoken import errors
 
 
-def command(function):
+def command(function: Callable[..., Any]) -> Callable[..., Any]:
     """
     Make ``function`` a runner function whose every failure reaches the caller.
 
     An :class:`errors.Error` becomes ``{"reason", "message", "retcode", **details}``; wrong arguments are ``invalid``.
-    As a step of an orchestration, it tells on standard error that it begins and ends.
+    As a ``salt.runner`` step of an orchestration, it announces its beginning and its end on standard error.
     """
     signature = inspect.signature(function)
 
     @functools.wraps(function)
-    def wrapper(*args, **kwargs):
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         # The loader hands the module its dunders only after the import, so look at call time.
         context = function.__globals__.get("__context__", {})
-        # Salt adds keys such as __pub_user to the arguments of whoever takes **kwargs.
+        # Salt adds keys such as __pub_user to the arguments of a function that takes **kwargs.
         kwargs = {key: value for key, value in kwargs.items() if not key.startswith("__")}
         try:
             try:
@@ -37,7 +41,7 @@ def command(function):
             except TypeError as exc:
                 takes = ", ".join(signature.parameters) or "no arguments"
                 raise errors.Invalid(f"{function.__name__}: {exc}; it takes: {takes}") from None
-            with _told(function):
+            with _announced_as_step(function):
                 return function(*bound.args, **bound.kwargs)
         except errors.Error as exc:
             return _refusal(exc, context)
@@ -51,17 +55,17 @@ def command(function):
         inspect.Parameter("unexpected", inspect.Parameter.VAR_POSITIONAL),
         inspect.Parameter("unknown", inspect.Parameter.VAR_KEYWORD),
     ]
-    wrapper.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *extra])
+    parameters = [*signature.parameters.values(), *extra]
+    wrapper.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     del wrapper.__wrapped__  # Salt 3008 would follow it back to the strict signature
     return wrapper
 
 
-def say(line):
+def say(line: str) -> None:
     """
-    Tell how it goes, on standard error: standard output is for the answer.
+    Print a line of progress on standard error; standard output is for the answer.
 
-    What is done goes on, whether or not anybody hears of it: where ssh has no terminal, its end is no signal, and only
-    breaks the pipe.
+    The work goes on whether or not anybody reads this. Without a terminal, a lost ssh connection only breaks the pipe.
     """
     if sys.stderr is None:
         return  # closed, as by ``2>&-``: print would take standard output
@@ -70,10 +74,10 @@ def say(line):
 
 
 @contextlib.contextmanager
-def _told(function):
-    """Tell the beginning and the end of a step. What a person typed shows its own end."""
+def _announced_as_step(function: Callable[..., Any]) -> Iterator[None]:
+    """Announce the beginning and the end of a step. A function that a person typed shows its own end."""
     name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-    # What was typed; a step finds the orchestration's there (3008.3). Others than salt-run have none.
+    # What was typed; a step finds the orchestration's there (3008.3). Callers other than salt-run have none.
     typed = (function.__globals__.get("__opts__") or {}).get("fun")
     if typed in (None, name):
         yield
@@ -87,6 +91,6 @@ def _told(function):
     say(f"{name}: done")
 
 
-def _refusal(error, context):
+def _refusal(error: errors.Error, context: MutableMapping[str, Any]) -> dict[str, Any]:
     context["retcode"] = error.code
     return {**error.details, "reason": error.reason, "message": str(error), "retcode": error.code}

@@ -1,5 +1,5 @@
 """
-The master's configuration under the one key ``deploytoken``, checked as a whole before anything is done.
+The master's configuration under the key ``deploytoken``, checked as a whole before anything is done.
 
 .. code-block:: yaml
 
@@ -14,22 +14,42 @@ The master's configuration under the one key ``deploytoken``, checked as a whole
         heading: History
         entry: '* {until} {name}: {summary}{notes} (ref {ref})'
         newest: first                           # or last
+      repositories: [/srv/deploy]               # see saltext.deploytoken.repositories.settings
       ssh_gate: false                           # true: salt-ssh runs no states without the token
+      patience: 60                              # seconds that a minion may be silent while its states run
 
 ``store: sqlite:////var/lib/deploytoken/token.db`` keeps the page in a local file instead.
 """
 
+from __future__ import annotations
+
 import ssl
-import stat
-import string
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from saltext.deploytoken import errors, page, values
+from saltext.deploytoken.repositories import settings
+from saltext.deploytoken.repositories.settings import Repository
 
-#: What an entry template may name.
-ENTRY_FIELDS = ("since", "until", "name", "reason", "summary", "notes", "ref")
+KEYS = (
+    "store",
+    "api_key",
+    "api_key_file",
+    "name",
+    "timeout",
+    "deadline",
+    "nobody",
+    "verify",
+    "history",
+    "repositories",
+    "ssh_gate",
+    "patience",
+)
+#: Below ``history``.
+HISTORY_KEYS = ("heading", "entry", "newest")
 
 _BOTH_WAYS = (
     "deploytoken: not configured; put into the master's configuration either"
@@ -39,64 +59,64 @@ _BOTH_WAYS = (
 
 
 @dataclass(frozen=True)
-class History:
-    """How past holds are written on the page."""
-
-    heading: str = "History"
-    entry: str = "* {until} {name}: {summary}{notes} (ref {ref})"
-    newest: str = "first"
-
-
-@dataclass(frozen=True)
 class Config:
-    """The checked configuration; see the module's text for each key."""
+    """
+    The checked configuration; see the module's text for each key.
+
+    ``rules`` are the keys ``nobody`` and ``history``. ``api_key`` is the key itself, also where it comes from
+    ``api_key_file``.
+    """
 
     store: str
     api_key: str | None = None
+    api_key_file: str | None = None
     name: str | None = None
     timeout: float = 10.0
     deadline: float = 60.0
-    nobody: str = "nobody"
     verify: bool | str = True  # never False
-    history: History = History()
-    repositories: object = None
+    rules: page.Rules = page.DEFAULT
+    repositories: tuple[Repository, ...] = ()
     ssh_gate: bool = False
+    patience: float = 60.0
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         # A key must not end up in a log or a traceback.
         return f"Config(store={self.store!r})"
 
 
-def parse(opts):
+def parse(opts: Mapping[str, Any]) -> Config:
     """
     Return the :class:`Config` in ``opts["deploytoken"]``.
 
     ``opts`` (dict)
         The master's options.
 
-    :raises errors.Invalid: with the key at fault in the message.
+    :raises errors.Invalid: with the whole path of the key at fault in the message.
     """
     raw = section(opts)
-    _refuse_unknown(raw, {"api_key_file", *Config.__dataclass_fields__}, "deploytoken")
+    _refuse_unknown(raw, KEYS, "deploytoken")
     if not raw.get("store"):
         raise errors.Invalid(_BOTH_WAYS)
     return Config(
         store=_store(raw),
         api_key=_api_key(raw),
-        name=_text(raw, "name"),
+        api_key_file=_line(raw, "api_key_file"),
+        name=_line(raw, "name"),
         timeout=_seconds(raw, "timeout", Config.timeout),
         deadline=_seconds(raw, "deadline", Config.deadline),
-        nobody=_nobody(raw),
         verify=_verify(raw),
-        history=_history(raw.get("history")),
-        repositories=raw.get("repositories"),
+        rules=_rules(raw),
+        repositories=settings.parse(raw.get("repositories")),
         ssh_gate=values.boolean(raw.get("ssh_gate", Config.ssh_gate), "deploytoken.ssh_gate"),
+        patience=patience(opts),
     )
 
 
-def section(opts):
+def section(opts: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return the raw ``deploytoken`` section of ``opts``, a dict; empty when it is missing.
+    Return what stands under ``deploytoken`` in ``opts``, unchecked; an empty dictionary if nothing does.
+
+    For what works without a ``store``: the repositories, and ``patience``.
 
     :raises errors.Invalid: when it is not a mapping.
     """
@@ -106,45 +126,41 @@ def section(opts):
     return raw
 
 
-def check_key_file(opts):
-    """Yield the doctor's check of the rights on ``api_key_file``, if there is one."""
-    path = section(opts).get("api_key_file")
-    if path:
-        open_to_all = Path(path.strip()).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH)
-        text = (
-            f"everybody can read {path}; run `chmod o-rwx {path}`" if open_to_all else f"{path} is not for everybody"
-        )
-        yield "key file", not open_to_all, text
+def patience(opts: Mapping[str, Any]) -> float:
+    """
+    Return the seconds that a minion may say nothing before it counts as silent; this works without a ``store``, too.
+
+    :raises errors.Invalid: with the key in the message.
+    """
+    return _seconds(section(opts), "patience", Config.patience)
 
 
-def _refuse_unknown(raw, known, key):
+def _refuse_unknown(raw: Mapping[str, Any], known: Collection[str], key: str) -> None:
     for name in raw:
         if name not in known:
             raise errors.Invalid(f"{key}.{name}: no such key; known are: {', '.join(sorted(known))}")
 
 
-def _text(raw, name, key="deploytoken"):
+def _line(raw: Mapping[str, Any], name: str, key: str = "deploytoken") -> str | None:
     value = raw.get(name)
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip() or any(not char.isprintable() for char in value):
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
         raise errors.Invalid(f"{key}.{name}: must be one line of text")
     return value.strip()
 
 
-def _store(raw):
-    value = _text(raw, "store")
+def _store(raw: Mapping[str, Any]) -> str:
+    value = _line(raw, "store") or ""
     try:
-        # Of what is no address, the one is found by taking it apart, the other by asking for the port.
+        # urlsplit() rejects some malformed addresses; reading .port rejects the rest.
         urlsplit(value).port  # noqa: B018
     except ValueError:
-        raise errors.Invalid(
-            "deploytoken.store: is no address that a browser would take; copy it from there"
-        ) from None
+        raise errors.Invalid("deploytoken.store: no browser would take this address; copy it from there") from None
     return value
 
 
-def _seconds(raw, name, default):
+def _seconds(raw: Mapping[str, Any], name: str, default: float) -> float:
     key = f"deploytoken.{name}"
     value = values.duration(raw.get(name, default), key)
     if not value or value > 3600:
@@ -152,15 +168,9 @@ def _seconds(raw, name, default):
     return value
 
 
-def _nobody(raw):
-    value = _text(raw, "nobody")
-    # It stands where a name stands, and must be read back as a name is.
-    return Config.nobody if value is None else page.check_name(value, "deploytoken.nobody", nobody="")
-
-
-def _verify(raw):
+def _verify(raw: Mapping[str, Any]) -> bool | str:
     """
-    Return True, or the path of a file that certificates are verified with; nothing switches verification off.
+    Return True, or the path of a file of CA certificates; nothing switches verification off.
 
     requests would take any false value for "do not verify", and raises an OSError for a path that is not there.
     """
@@ -181,7 +191,7 @@ def _verify(raw):
     return value
 
 
-def _api_key(raw):
+def _api_key(raw: Mapping[str, Any]) -> str | None:
     if "api_key" in raw and "api_key_file" in raw:
         raise errors.Invalid("deploytoken.api_key: give api_key or api_key_file, not both")
     if "api_key" in raw:
@@ -191,9 +201,9 @@ def _api_key(raw):
         # Salt resolves sdb:// itself: a missing secret becomes None, an unknown profile stays as it is written.
         if not isinstance(value, str) or not value.strip() or value.startswith("sdb://"):
             raise errors.Invalid("deploytoken.api_key: empty, or an sdb:// address that Salt could not resolve")
-        return _printable_key(value, "api_key")
+        return _key_alone(value, "api_key")
     if "api_key_file" in raw:
-        path = _text(raw, "api_key_file")
+        path = _line(raw, "api_key_file")
         if not path:
             raise errors.Invalid("deploytoken.api_key_file: must be the path of a file")
         try:
@@ -203,43 +213,28 @@ def _api_key(raw):
             raise errors.Invalid(f"deploytoken.api_key_file: cannot read {path}: {reason}") from None
         if not value.strip():
             raise errors.Invalid(f"deploytoken.api_key_file: {path} is empty")
-        return _printable_key(value, "api_key_file")
+        return _key_alone(value, "api_key_file")
     return None
 
 
-def _printable_key(value, name):
+def _key_alone(value: str, name: str) -> str:
     value = value.strip()
     if not (value.isascii() and value.isprintable()) or " " in value:
         raise errors.Invalid(f"deploytoken.{name}: holds characters that no API key has")
     return value
 
 
-def _history(raw):
-    if raw is None:
-        return History()
-    if not isinstance(raw, dict):
-        raise errors.Invalid("deploytoken.history: must be a mapping of heading, entry, newest")
-    _refuse_unknown(raw, History.__dataclass_fields__, "deploytoken.history")
-    values = {name: _text(raw, name, "deploytoken.history") for name in raw}
-    history = History(**{name: value for name, value in values.items() if value is not None})
-    page.check_heading(history.heading, "deploytoken.history.heading")
-    if history.newest not in ("first", "last"):
-        raise errors.Invalid("deploytoken.history.newest: must be first or last")
-    try:
-        parts = [part for part in string.Formatter().parse(history.entry) if part[1] is not None]
-    except ValueError as exc:
-        raise errors.Invalid(f"deploytoken.history.entry: {exc}") from None
-    fields = {field for _, field, _, _ in parts}
-    if wrong := sorted(fields - set(ENTRY_FIELDS)):
-        raise errors.Invalid(
-            f"deploytoken.history.entry: unknown field {{{wrong[0]}}}; known are: {', '.join(ENTRY_FIELDS)}"
-        )
-    if formatted := next((field for _, field, spec, conversion in parts if spec or conversion), None):
-        # Each is a text, and stands as it is: a release could fail over a format, or not find its entry again.
-        raise errors.Invalid(f"deploytoken.history.entry: {formatted} takes no format; write {{{formatted}}}")
-    if not history.entry.startswith(("* ", "- ", "|")):
-        raise errors.Invalid("deploytoken.history.entry: must be a list item ('* …', '- …') or a table row ('| … |')")
-    if "ref" not in fields:
-        # By its ref, a release that is tried twice finds the entry that it wrote the first time.
-        raise errors.Invalid("deploytoken.history.entry: must have {ref} in it")
-    return history
+def _rules(raw: Mapping[str, Any]) -> page.Rules:
+    key = "deploytoken.history"
+    history = {} if raw.get("history") is None else raw["history"]
+    if not isinstance(history, dict):
+        raise errors.Invalid(f"{key}: must be a mapping of {', '.join(HISTORY_KEYS)}")
+    _refuse_unknown(history, HISTORY_KEYS, key)
+    given = {"nobody": _line(raw, "nobody"), **{name: _line(history, name, key) for name in history}}
+    rules = replace(page.DEFAULT, **{name: value for name, value in given.items() if value is not None})
+    if rules.newest not in ("first", "last"):
+        raise errors.Invalid(f"{key}.newest: must be first or last")
+    page.check_nobody(rules.nobody, "deploytoken.nobody")
+    page.check_heading(rules.heading, f"{key}.heading")
+    page.check_entry(rules.entry, f"{key}.entry")
+    return rules

@@ -5,14 +5,18 @@ Each has a stable ``reason`` (a word, for programs) and ``code`` (the exit code 
 for people: what is wrong, and what to do next. ``details`` are data that go beside them into the answer.
 """
 
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
 
 class Error(Exception):
     """Base of every expected failure; never raised itself."""
 
-    reason = "error"
-    code = 1
+    reason: ClassVar[str] = "error"
+    code: ClassVar[int] = 1
 
-    def __init__(self, message, **details):
+    def __init__(self, message: str, **details: Any):
         super().__init__(message)
         self.details = details
 

@@ -1,58 +1,92 @@
 """
 Past holds, read back from the page's versions.
 
-The History on the page is what people wrote there; its versions are what happened. Every write of ours says in the
+People can write anything under History; the page's versions show what happened. Each write of ours says in the
 version's comment what it was (``acquire ref=… id=…: reason``), so a change of the holder's line without such a comment
 was made by hand.
 """
 
+from __future__ import annotations
+
 import re
 import textwrap
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from typing import Any
 
-from saltext.deploytoken import errors, page
-from saltext.deploytoken.stores.base import Missing, Page
+from saltext.deploytoken import errors, page, values
+from saltext.deploytoken.page import Hold, Rules
+from saltext.deploytoken.stores.base import Missing, Page, Store
+from saltext.deploytoken.text import printable
 
 _COMMENT = re.compile(
-    r"(?P<verb>acquire|release|takeover|withdraw) ref=(?P<ref>[0-9a-f]{8}|-)(?: id=(?P<id>[0-9a-f]+))?"
-    r"(?: displaced=(?P<displaced>[0-9a-f]{8}|-))?(?: jid=(?P<jid>\d{20}))?(?:: .*)?",
+    rf"(?P<verb>acquire|release|takeover|withdraw) ref=(?P<ref>{values.REF}|-)(?: id=(?P<id>[0-9a-f]+))?"
+    rf"(?: displaced=(?P<displaced>{values.REF}|-))?(?: jid=(?P<jid>{values.JID}))?(?:: .*)?",
     re.DOTALL,
 )
 
-#: Shown where one version cannot tell.
+#: How a hold ended where the newest version is unreadable.
 UNKNOWN = "unknown"
 
 _DELETED = "(deleted)"
 
 
+@dataclass(frozen=True)
+class Comment:
+    """
+    What a write of ours was, as the version's comment has it.
+
+    ``id`` is the acquisition's, whose beginning is the ref; ``displaced`` the ref of the hold that a takeover ended;
+    ``jid`` the job that the hold was taken for. ``ref`` and ``displaced`` are ``-`` for a hold that a person typed.
+    """
+
+    verb: str
+    ref: str = "-"
+    id: str | None = None
+    displaced: str | None = None
+    jid: str | None = None
+
+    @classmethod
+    def parse(cls, text: str | None) -> Comment | None:
+        """Return the comment in ``text``, or None if it is not one of ours."""
+        match = _COMMENT.fullmatch(text or "")
+        return cls(**match.groupdict()) if match else None
+
+    def render(self, words: str | None = None) -> str:
+        """Return the comment with people's ``words`` behind it."""
+        parts = [("ref", self.ref), ("id", self.id), ("displaced", self.displaced), ("jid", self.jid)]
+        text = " ".join([self.verb, *(f"{key}={value}" for key, value in parts if value is not None)])
+        return text if words is None else f"{text}: {words}"
+
+
 @dataclass
 class _Past:
-    """One hold as it comes together, from its end to its beginning."""
+    """One hold as it is put together, from its end to its beginning."""
 
-    hold: page.Hold
+    hold: Hold
     ended: str
     ended_by: str | None = None
     to: str | None = None
     entry: str | None = None
     start: str | None = None
     by_hand: bool = False
-    unreadable: list = field(default_factory=list)
+    unreadable: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """One version, and who held the token in it."""
+class _Version:
+    """One readable version, and who held the token in it."""
 
     page: Page
-    hold: page.Hold | None
+    hold: Hold | None
 
 
-def versions(store, most):
-    """Yield the versions of the page in ``store``, newest first and at most ``most``, one request each."""
+def versions(store: Store, limit: int) -> Iterator[Page]:
+    """Yield the versions of the page in ``store``, newest first and at most ``limit``, one request each."""
     current = store.read()
     yield current
-    for number in range(current.version - 1, max(0, current.version - most), -1):
+    for number in range(current.version - 1, max(0, current.version - limit), -1):
         try:
             yield store.read_version(number)
         except Missing:
@@ -60,51 +94,52 @@ def versions(store, most):
             yield Page(text="", version=number, comment=_DELETED)
 
 
-def past(pages, rules, limit=20):
+def past(pages: Iterable[Page], rules: Rules, limit: int = 20) -> dict[str, Any]:
     """
-    Return what the versions tell: ``holds``, newest first, and ``unreadable`` versions.
+    Return the ``holds`` that the versions show, newest first, and the ``unreadable`` versions.
 
-    ``pages`` (iterable of :class:`saltext.deploytoken.stores.base.Page`)
+    ``pages``
         The page's versions, newest first. Read no further than needed.
-    ``rules`` (:class:`saltext.deploytoken.protocol.Rules`)
+    ``rules``
         How the page is written.
-    ``limit`` (int)
+    ``limit``
         How many holds.
 
     A hold has ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended`` (``released``, ``withdrawn``, ``taken
-    over``, ``by hand``, ``still held``, or ``unknown`` where the newest version is unreadable), ``ended_by`` (who took
-    over, else the wiki's user who saved), ``entry`` (its line under History), ``by_hand`` (its beginning, its end or
-    its line was typed by a person) and ``unreadable`` (versions within it or at its end). ``complete`` is False when
-    older versions were left out.
+    over``, ``by hand``, ``still held``, or ``unknown`` where the newest version is unreadable), ``ended_by`` (the
+    person who took over, else the wiki's user who saved), ``entry`` (its line under History), ``by_hand`` (a person
+    typed its beginning, its end or its line) and ``unreadable`` (versions within it or at its end). ``complete`` is
+    False when older versions were left out.
     """
-    finished, unreadable = [], []
+    finished: list[_Past] = []
+    unreadable: list[dict[str, Any]] = []
     number = None
-    now = None  # the hold that stands in the versions just seen
-    newer = None  # the last readable version seen
-    gap = []  # unreadable versions since then
+    now: _Past | None = None  # the hold in the versions just seen
+    newer: _Version | None = None  # the last readable version seen
+    gap: list[int] = []  # unreadable versions since then
     for found in pages:
         number = found.version
         try:
-            seen = _Seen(found, page.read(found.text, rules.nobody))
+            seen = _Version(found, page.read(found.text, rules))
         except errors.StoreError as exc:
             unreadable.append(_unreadable(found, exc))
             gap.append(number)
             continue
-        if now and not _same(seen.hold, now.hold):
+        if now and newer and not now.hold.is_same(seen.hold):
             _begin(now, newer)
             finished.append(now)
             now = None
             if len(finished) == limit:
                 break
         if seen.hold and not now:
-            now = _end(seen, newer, gap, rules)
+            now = _end(seen.page, seen.hold, newer, gap, rules)
         elif now and gap:
             now.unreadable += gap
-            now.by_hand = True  # whoever mended the line
+            now.by_hand = True  # somebody mended the line
         elif now and seen.hold != now.hold:
             now.by_hand = True  # one hold, by its ref, and somebody edited the rest of its line
         newer, gap = seen, []
-    if now:
+    if now and newer:
         now.unreadable += gap
         _begin(now, newer, known=number == 1)
         finished.append(now)
@@ -115,8 +150,8 @@ def past(pages, rules, limit=20):
     }
 
 
-def table(found):
-    """Return what :func:`past` returned as a table of at most 80 columns."""
+def table(found: dict[str, Any]) -> str:
+    """Return the answer of :func:`past` as a table of at most 80 columns."""
     rows = [("WHEN (UTC)", "WHO", "ENDED", "WHY, AND WHAT WAS DONE")]
     for item in found["holds"]:
         ended = item["ended"]
@@ -126,19 +161,19 @@ def table(found):
         marks += [f"version {number} unreadable" for number in item["unreadable"]]
         rows.append(
             (
-                "\n".join(_short(item[key]) for key in ("from", "to") if item[key]),
+                "\n".join(item[key].removesuffix(" UTC") for key in ("from", "to") if item[key]),
                 "\n".join(filter(None, (item["held_by"], item["ref"]))),
                 "\n".join([ended, *marks]),
                 "\n".join(filter(None, (item["reason"], item["entry"]))),
             )
         )
-    lines = [line.rstrip() for row in rows for line in _wrapped(row, (16, 14, 14, 30))]
+    lines = [line.rstrip() for row in rows for line in _lines_of_row(row, (16, 14, 14, 30))]
     if not found["holds"]:
         lines = ["Nobody has held the token yet."]
     lines += [
-        text
+        line
         for item in found["unreadable"]
-        for text in textwrap.wrap(
+        for line in textwrap.wrap(
             f"Version {item['version']} ({item['author'] or '?'}, {item['saved'] or '?'}) unreadable: {item['why']}",
             80,
             subsequent_indent="  ",
@@ -146,64 +181,56 @@ def table(found):
     ]
     if not found["complete"]:
         lines.append("There is more: deploytoken.history limit=…, or the page's own history.")
-    # Entries are what people typed, and authors what the wiki says: neither is for a terminal to obey.
-    return "\n".join(page.printable(line) for line in lines)
+    # Entries come from people, and authors from the wiki: a terminal must obey neither.
+    return "\n".join(printable(line) for line in lines)
 
 
-def comment(text):
-    """Return the parts of one of our comments (``verb``, ``ref``, ``id``, ``displaced``, ``jid``), or None."""
-    match = _COMMENT.fullmatch(text or "")
-    return match.groupdict() if match else None
-
-
-def _end(seen, newer, gap, rules):
-    """Return the hold that stands in ``seen`` and not in ``newer``, with how it ended."""
-    hold = seen.hold
+def _end(seen: Page, hold: Hold, newer: _Version | None, gap: list[int], rules: Rules) -> _Past:
+    """Return the ``hold`` of the version ``seen``, which ``newer`` does not have, with how it ended."""
     if newer is None:
         return _Past(hold, UNKNOWN if gap else "still held", unreadable=list(gap))
     item = _Past(hold, "by hand", newer.page.author, _time(newer.page.saved), by_hand=True, unreadable=list(gap))
-    said = comment(newer.page.comment) or {}
-    verb, ref = said.get("verb"), said.get("ref")
-    if newer.hold is None and verb == "withdraw" and ref == hold.ref:
-        item.ended, item.by_hand = "withdrawn", False
-    elif newer.hold is None and verb == "release" and ref in (hold.ref, "-"):
-        item.ended, item.by_hand = "released", False
-    elif newer.hold and verb == "takeover" and ref == newer.hold.ref and said["displaced"] == (hold.ref or "-"):
-        item.ended, item.ended_by, item.by_hand = "taken over", newer.hold.name, False
-    item.entry = _entry(seen, newer, hold, rules)
+    if comment := Comment.parse(newer.page.comment):
+        if newer.hold is None and comment.verb == "withdraw" and comment.ref == hold.ref:
+            item.ended, item.by_hand = "withdrawn", False
+        elif newer.hold is None and comment.verb == "release" and comment.ref in (hold.ref, "-"):
+            item.ended, item.by_hand = "released", False
+        elif (
+            newer.hold
+            and comment.verb == "takeover"
+            and comment.ref == newer.hold.ref
+            and comment.displaced == (hold.ref or "-")
+        ):
+            item.ended, item.ended_by, item.by_hand = "taken over", newer.hold.name, False
+    item.entry = _entry(seen, newer.page, hold, rules)
     return item
 
 
-def _begin(item, first, known=True):
-    """Complete ``item``, which stands in the version ``first``, and began with it if that is ``known``."""
-    said = comment(first.page.comment)
-    if said and said["verb"] in ("acquire", "takeover") and said["ref"] == item.hold.ref:
+def _begin(item: _Past, first: _Version, known: bool = True) -> None:
+    """Complete ``item``, whose oldest version seen is ``first``; it began there if that is ``known``."""
+    comment = Comment.parse(first.page.comment)
+    if comment and comment.verb in ("acquire", "takeover") and comment.ref == item.hold.ref:
         item.start = _time(first.page.saved)
     elif known:
         item.start, item.by_hand = _time(first.page.saved), True
     item.start = item.start or item.hold.since
 
 
-def _entry(seen, newer, hold, rules):
+def _entry(seen: Page, newer: Page, hold: Hold, rules: Rules) -> str | None:
     """Return the entry of ``hold``: by its ref, else the line that came with the end of the hold."""
-    if hold.ref and (own := page.entries(newer.page.text, hold.ref, rules.entry)):
+    if hold.ref and (own := page.entries(newer.text, hold.ref, rules)):
         return own[0]
-    mark = rules.entry.split(" ")[0]
-    before, after = ([line.strip() for line in re.split("[\r\n]+", at.page.text)] for at in (seen, newer))
+    mark = page.entry_mark(rules.entry)
+    before, after = ([line.strip() for line in re.split("[\r\n]+", version.text)] for version in (seen, newer))
     return next((line for line in after if line.startswith(f"{mark} ") and line not in before), None)
 
 
-def _same(hold, other):
-    """Whether both are one hold: by the ref, for people may edit the rest of the line."""
-    return hold is not None and (hold.ref == other.ref if hold.ref or other.ref else hold == other)
-
-
-def _unreadable(found, exc):
+def _unreadable(found: Page, exc: Exception) -> dict[str, Any]:
     why = "it was deleted" if found.comment == _DELETED and not found.text else str(exc)
     return {"version": found.version, "author": found.author, "saved": _time(found.saved), "why": why}
 
 
-def _describe(item):
+def _describe(item: _Past) -> dict[str, Any]:
     return {
         "held_by": item.hold.name,
         "ref": item.hold.ref,
@@ -218,22 +245,18 @@ def _describe(item):
     }
 
 
-def _time(saved):
-    """Return a store's time as it is written on the page."""
+def _time(saved: str | None) -> str | None:
+    """Return a store's time as it is written on the page, or as it is if it is not a time that Python knows."""
     try:
         # Before Python 3.11, fromisoformat does not know the Z.
         then = datetime.fromisoformat((saved or "").replace("Z", "+00:00"))
-        then = then if then.tzinfo else then.replace(tzinfo=timezone.utc)
-        return then.astimezone(timezone.utc).strftime(page.TIME)
-    except (ValueError, OverflowError):  # no time, or one in no year that Python knows
+        return page.stamp((then if then.tzinfo else then.replace(tzinfo=timezone.utc)).timestamp())
+    except (ValueError, OverflowError):
         return saved
 
 
-def _short(stamp):
-    return stamp.removesuffix(" UTC")
-
-
-def _wrapped(row, widths):
+def _lines_of_row(row: tuple[str, ...], widths: tuple[int, ...]) -> Iterator[str]:
+    """Yield the lines of a table's row, each cell wrapped to its width."""
     cells = [
         [part for line in cell.split("\n") for part in textwrap.wrap(line, width) or [""]]
         for cell, width in zip(row, widths, strict=True)

@@ -1,29 +1,39 @@
 """
 The wiki page as text: text in, text out.
 
-Two parts of the page are ours: what follows ``Held by:``, and the History entries that we add. Every other byte comes
-back as it was: people edit this page by hand, and a save in Redmine's form turns the whole page into CRLF.
+Two parts of the page are ours: the words after ``Held by:``, and the History entries that we add. Every other byte
+comes back as it was: people edit this page by hand, and a save in Redmine's form turns the whole page into CRLF.
 
 The holder's line is ``Held by: nobody``, or ``Held by: Alice (upgrade PostgreSQL; since 2026-11-22 22:30 UTC; ref
 3f9c2a1b)``. The ref is unique for one acquisition, which makes a write of this text safe to send again. ``Held by:
 Bob``, typed by a person, is a hold without a ref.
 """
 
+from __future__ import annotations
+
 import re
 import string
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from saltext.deploytoken import errors
+from saltext.deploytoken import errors, values
+from saltext.deploytoken.text import printable, shortened
 
-#: Times on the page, in UTC.
-TIME = "%Y-%m-%d %H:%M UTC"
+#: What an entry template may name.
+ENTRY_FIELDS = ("since", "until", "name", "reason", "summary", "notes", "ref")
 
-#: By these words the entry of a hold is known that somebody else ended; nothing else in an entry may hold them.
+#: These words mark the entry of a hold that somebody else ended; nothing else in an entry may contain them.
 TAKEN_OVER = "taken over by"
 
-#: More than we ever write after ``Held by:``; reading a line takes the square of its length.
-_MOST = 1000
+#: How headings are written on a new page.
+_HEADINGS = {"textile": ("h1.", "h2."), "markdown": ("#", "##")}
+
+#: Times on the page, in UTC.
+_TIME = "%Y-%m-%d %H:%M UTC"
+
+#: More than we ever write after ``Held by:``; the time to read a line grows with the square of its length.
+_LONGEST = 1000
 
 # Only these end a line in Redmine; str.splitlines would also split at U+2028 and its like, which names may hold.
 _LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n|\Z)")
@@ -38,13 +48,32 @@ _MARKED = re.compile(r"(?P<marks>[*_]{1,3})(?P<inner>[^*_].*)", re.DOTALL)
 # Wider than what we write: a person may have edited the reason by hand, and it is still the same hold.
 _HOLD = re.compile(
     r"(?P<name>.+?) \((?P<reason>.*); since (?P<since>[^;]+?)(?:; expected until (?P<until>[^;]+?))?"
-    r"; ref (?P<ref>[0-9a-f]{8})\)"
+    rf"; ref (?P<ref>{values.REF})\)"
 )
 _HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*)", re.I | re.DOTALL)
 _UNDERLINE = re.compile(r"(?:=+|-{2,})[ \t]*")
 _TABLE_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t:|-]*)?")
-_REF = "(?P<ref>[0-9a-f]{8})"
 _BRACKETS = "()[]{}<>|"
+# What would pass for the holder's line, or for the mark of a hold that was taken over.
+_HELD_BY = re.compile(r"held\s+by(?=[\W_]*:)", re.I)
+_TAKEN_OVER = re.compile(re.escape(TAKEN_OVER), re.I)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a team writes its page; each part is a key of the configuration."""
+
+    #: The word for a free token.
+    nobody: str = "nobody"
+    #: The heading above the entries.
+    heading: str = "History"
+    #: The template of one entry.
+    entry: str = "* {until} {name}: {summary}{notes} (ref {ref})"
+    #: Where the newest entry goes: ``first`` or ``last``.
+    newest: str = "first"
+
+
+DEFAULT = Rules()
 
 
 @dataclass(frozen=True)
@@ -57,10 +86,16 @@ class Hold:
     ref: str | None = None
     until: str | None = None
 
+    def is_same(self, other: Hold | None) -> bool:
+        """Return whether both are one hold: by the ref, for people may edit the rest of the line."""
+        if other is None:
+            return False
+        return self.ref == other.ref if self.ref or other.ref else self == other
+
 
 @dataclass(frozen=True)
 class _Holder:
-    """Where the holder's value stands in the text, and whether it stands in marks of its own."""
+    """Where the holder's value stands in the text, and whether marks of its own surround it."""
 
     value: str
     start: int
@@ -68,116 +103,123 @@ class _Holder:
     marked: bool
 
 
-def read(text, nobody="nobody"):
+def read(text: str, rules: Rules = DEFAULT) -> Hold | None:
     """
     Return the :class:`Hold` that the page names, or None when nobody holds the token.
 
-    :raises errors.StoreError: when there is no holder's line, more than one, or one that does not say it.
+    :raises errors.StoreError: there is no holder's line, or more than one, or it names neither nobody nor a person.
     """
     value = _find(text).value
+    nobody = rules.nobody
     if value.rstrip(" .").casefold() == nobody.rstrip(" .").casefold():
         return None
-    match = _HOLD.fullmatch(value)
-    if match:
-        return Hold(**{key: text and printable(text) for key, text in match.groupdict().items()})
+    if match := _HOLD.fullmatch(value):
+        return Hold(**{key: part and printable(part) for key, part in match.groupdict().items()})
     if re.match(rf"\W*{re.escape(nobody)}(?!\w)", value, re.I):
         raise errors.StoreError(
-            f"the page's 'Held by:' says {value[:100]!r}, which is neither {nobody!r} nor a name; edit the page"
+            f"the page's 'Held by:' says {shortened(value, 100)!r}, which is neither {nobody!r} nor a name; edit the"
+            " page"
         )
     return Hold(name=printable(value))
 
 
-def write(text, hold, nobody="nobody"):
+def write(text: str, hold: Hold | None, rules: Rules = DEFAULT) -> str:
     """Return the page with ``hold`` (None for nobody) in the holder's line, and no other byte changed."""
     holder = _find(text)
     gap = "" if holder.marked or text[holder.start - 1].isspace() else " "
-    return text[: holder.start] + gap + (nobody if hold is None else line(hold)) + text[holder.end :]
+    return text[: holder.start] + gap + (rules.nobody if hold is None else hold_text(hold)) + text[holder.end :]
 
 
-def line(hold):
-    """Return what stands after ``Held by:`` for ``hold``."""
+def hold_text(hold: Hold) -> str:
+    """Return the words after ``Held by:`` for ``hold``."""
     if not hold.ref:
         return hold.name
     until = f"; expected until {hold.until}" if hold.until else ""
     return f"{hold.name} ({hold.reason}; since {hold.since}{until}; ref {hold.ref})"
 
 
-def count_holders(text):
-    """Return how many lines the page has that could be the holder's; one is right."""
-    return sum(_LIKE_HOLDER.match(_bare(item)) is not None for item in _lines(text))
+def count_holders(text: str) -> int:
+    """Return how many lines of the page could be the holder's; one is right."""
+    return sum(_LIKE_HOLDER.match(_content(line)) is not None for line in _lines(text))
 
 
-def has_section(text, heading="History"):
+def has_section(text: str, heading: str) -> bool:
     """Return whether the page has the heading."""
     return _section(_lines(text), heading) is not None
 
 
-def add_entry(text, entry, heading="History", newest="first"):
+def add_entry(text: str, entry: str, rules: Rules = DEFAULT) -> str:
     """
     Return the page with ``entry``, one line, under the heading.
 
-    Entries are the list items or table rows that begin as ``entry`` does (``*``, ``-``, ``|``); the new one goes
+    Entries are the list items or table rows that begin as ``entry`` does (``*``, ``-``, ``|``). The new one goes
     before the first or after the last of them, below a table's header. Without such lines it goes to the end of the
-    section. A page without the heading gets one at its end, in the page's own markup: a token must not stay held for
-    want of a heading.
+    section. A page without the heading gets one at its end, in the page's own markup: a token must not stay held
+    because a heading is missing.
     """
     lines = _lines(text)
-    section = _section(lines, heading)
+    section = _section(lines, rules.heading)
     if section is None:
-        return _append(text, [_new_heading(lines, heading), "", entry])
+        return _append(text, [_new_heading(lines, rules.heading), "", entry])
     first, end = section
-    mark = entry.split(" ")[0]
-    own = [number for number in range(first, end) if _is_entry(_bare(lines[number]), mark)]
-    header = _header_rows([_bare(lines[number]) for number in own]) if mark.startswith("|") else 0
+    mark = entry_mark(entry)
+    own = [number for number in range(first, end) if _is_entry(_content(lines[number]), mark)]
+    header = _header_rows([_content(lines[number]) for number in own]) if mark.startswith("|") else 0
     if not own:
-        return _insert(lines, _last_text(lines, first, end), ["", entry])
-    if newest == "last":
+        return _insert(lines, _past_text(lines, first, end), ["", entry])
+    if rules.newest == "last":
         return _insert(lines, _past_item(lines, own[-1], end), [entry])
     return _insert(lines, own[header] if header < len(own) else own[-1] + 1, [entry])
 
 
-def entries(text, ref, template):
-    """Return the lines, stripped, that ``template`` could have written for the hold ``ref``."""
-    parts = list(string.Formatter().parse(template))
+def entry_mark(entry: str) -> str:
+    """Return how an entry, or its template, begins: ``*``, ``-`` or ``|``."""
+    return entry.split(" ")[0]
+
+
+def entries(text: str, ref: str, rules: Rules = DEFAULT) -> list[str]:
+    """Return the lines, stripped, that the template of an entry could have written for the hold ``ref``."""
+    parts = list(string.Formatter().parse(rules.entry))
     fields = [field for _, field, _, _ in parts]
     at = fields.index("ref")
     literals = [literal for literal, *_ in parts[: at + 1]]
-    # What people wrote may mention another hold's ref: ours is the last on the line if their words come before it.
+    # People's words may mention another hold's ref: where they come before ours, ours is the last on the line.
     last = bool({"name", "reason", "summary", "notes"} & set(fields[:at]))
-    found = (_bare(item).strip() for item in _lines(text))
+    found = (_content(line).strip() for line in _lines(text))
     # A look for the ref first: a History is long.
-    return [bare for bare in found if ref in bare and _ref_of(bare, literals, last) == ref]
+    return [line for line in found if ref in line and _ref_of(line, literals, last) == ref]
 
 
-def _ref_of(bare, literals, last):
+def _ref_of(line: str, literals: list[str], last: bool) -> str | None:
     """
     Return the ref on a line that has the template's ``literals`` in their order, the last of them before the ref.
 
-    Not one regular expression: with a gap for each field, it would take the fourth power of a long line's length.
+    Not one regular expression: with a gap for each field, its time would grow with the fourth power of a long line's
+    length.
     """
-    if not bare.startswith(literals[0]):
+    if not line.startswith(literals[0]):
         return None
     start = 0
     for literal in literals[:-1]:
-        start = bare.find(literal, start) + len(literal)
+        start = line.find(literal, start) + len(literal)
         if start < len(literal):
             return None
-    mark = re.compile(re.escape(literals[-1]) + _REF)
+    mark = re.compile(re.escape(literals[-1]) + f"(?P<ref>{values.REF})")
     if len(literals) == 1:
-        match = mark.match(bare)
-        return match and match["ref"]
-    refs = [match["ref"] for match in mark.finditer(bare, start)]
+        match = mark.match(line)
+        return match["ref"] if match else None
+    refs = [match["ref"] for match in mark.finditer(line, start)]
     return (refs[-1] if last else refs[0]) if refs else None
 
 
-def render_entry(template, hold, *, until, summary, notes=()):
+def render_entry(hold: Hold, rules: Rules = DEFAULT, *, until: str, summary: str, notes: Iterable[str] = ()) -> str:
     """
     Return the History entry of an ended ``hold`` as one line.
 
-    ``notes`` are parts such as ``rebooted web1, web2``, each joined with a semicolon. The hold's own words may have
-    been edited by hand.
+    ``notes`` are parts such as ``rebooted web1, web2``, each joined with a semicolon. The hold's own words are tamed
+    as well, because people may have edited them.
     """
-    return template.format(
+    return rules.entry.format(
         since=hold.since or "?",
         until=until,
         name=inert(tame(hold.name)),
@@ -188,87 +230,115 @@ def render_entry(template, hold, *, until, summary, notes=()):
     )
 
 
-def inert(text):
+def tame(text: str) -> str:
+    """
+    Return the words of a machine or of another person as one line that a summary can carry.
+
+    Nobody can reword them when a check refuses them, and the token would stay held.
+    """
+    text = " ".join(printable(text).replace("|", " ").split())
+    return _TAKEN_OVER.sub("ended by", _HELD_BY.sub("holder", text))
+
+
+def inert(text: str) -> str:
     """
     Return ``text`` as an entry has it: people see the same, and the wiki sees no HTML tag.
 
     A ``<pre>`` or ``<code>`` that nobody closes swallows all entries below it (Redmine 5.0.4, Textile), and a
-    ``</ul>`` ends the list (CommonMark). A ``&lt;`` is shown as it should be by all of its formattings.
+    ``</ul>`` ends the list (CommonMark). All of Redmine's formattings show ``&lt;`` as it should be.
     """
     return text.replace("<", "&lt;")
 
 
-def stamp(seconds):
+def stamp(seconds: float) -> str:
     """Return the time ``seconds`` after the epoch as it is written on the page."""
-    return datetime.fromtimestamp(seconds, timezone.utc).strftime(TIME)
+    return datetime.fromtimestamp(seconds, timezone.utc).strftime(_TIME)
 
 
-def parse_stamp(text):
+def parse_stamp(text: str | None) -> float | None:
     """Return the seconds since the epoch of a time on the page, or None where a person wrote something else."""
     try:
-        return datetime.strptime(text or "", TIME).replace(tzinfo=timezone.utc).timestamp()
+        return datetime.strptime(text or "", _TIME).replace(tzinfo=timezone.utc).timestamp()
     except ValueError:
         return None
 
 
-def check_name(name, key="name", nobody="nobody"):
+def check_name(name: str, key: str = "name", nobody: str = DEFAULT.nobody) -> str:
     """
-    Return ``name`` if the holder's line can carry it.
+    Return ``name``, stripped, if the holder's line can carry it.
 
-    :raises errors.Invalid: otherwise; nothing is quoted or shortened in silence.
+    :raises errors.Invalid: otherwise, with ``key`` in the message; nothing is quoted or shortened in silence.
     """
-    name = _check_holder(name, key)
+    name = check_nobody(name, key)
     if name.casefold() == nobody.casefold():
         raise errors.Invalid(f"{key}: {name!r} is the word for a free token; use a person's name")
-    if name[0] in "*_" or name[-1] in "*_":
-        raise errors.Invalid(f"{key}: {name!r} begins or ends with markup; leave out * and _ there")
     return name
 
 
-def check_reason(reason, key="reason"):
-    """Return ``reason`` if the holder's line can carry it, and later the entry; see :func:`check_name`."""
+def check_nobody(word: str, key: str) -> str:
+    """Return the ``word`` for a free token likewise: it stands in a name's place, and is read back as a name is."""
+    word = _check_holder(word, key)
+    if word[0] in "*_" or word[-1] in "*_":
+        raise errors.Invalid(f"{key}: {word!r} begins or ends with markup; leave out * and _ there")
+    return word
+
+
+def check_reason(reason: str, key: str = "reason") -> str:
+    """Return ``reason`` likewise, if the holder's line can carry it now, and an entry later."""
     reason = check_summary(_check_holder(reason, key), key)
     if re.search(r";\s*(since|expected until|ref)\b", reason):
         raise errors.Invalid(f"{key}: must not hold '; since', '; expected until' or '; ref', our marks on the line")
     return reason
 
 
-def check_summary(summary, key="summary"):
-    """Return ``summary`` if a History entry can carry it; see :func:`check_name`."""
-    return _check_line(summary, key, "|", most=500)
+def check_summary(summary: str, key: str = "summary") -> str:
+    """Return ``summary`` likewise, if a History entry can carry it."""
+    return _check_line(summary, key, "|", longest=500)
 
 
-def check_note(note, key):
-    """Return ``note``, which follows a summary, likewise; it may name every server there is, and so is long."""
-    return _check_line(note, key, "|", most=100_000)
+def check_note(note: str, key: str) -> str:
+    """Return ``note`` likewise, a part of an entry after its summary; long, for it may name every server there is."""
+    return _check_line(note, key, "|", longest=100_000)
 
 
-def tame(text):
-    """
-    Return as one line that a summary can carry what did not come from the operator: a minion's words must not be
-    refused, for the token would stay held.
-    """
-    text = " ".join("".join(char if char.isprintable() and char != "|" else " " for char in text).split())
-    text = re.sub(r"held\s+by(?=[\W_]*:)", "holder", text, flags=re.I)
-    return re.sub(TAKEN_OVER, "ended by", text, flags=re.I)
-
-
-def printable(text):
-    """Return ``text`` as a terminal may be given it: what people typed can hold its commands, or half a character."""
-    return "".join(char if char.isprintable() else " " for char in text)
-
-
-def check_heading(heading, key):
-    """Return ``heading`` if it is found again below its marks; see :func:`check_name`."""
-    found = all(has_section(f"{mark} {heading}", heading) for mark in ("h2.", "##"))
+def check_heading(heading: str, key: str) -> str:
+    """Return ``heading`` likewise, if it would be found again below its marks."""
+    found = all(has_section(f"{mark} {heading}", heading) for _, mark in _HEADINGS.values())
     if not found or _HEADING.fullmatch(heading) or not _plain(heading):
         raise errors.Invalid(f"{key}: give the words alone, without the marks of a heading")
     return heading
 
 
-def initial(markup="textile", nobody="nobody", heading="History"):
-    """Return the text of a new page; ``markup`` is ``textile`` or ``markdown``."""
-    title, section = ("h1.", "h2.") if markup == "textile" else ("#", "##")
+def check_entry(template: str, key: str) -> str:
+    """Return the ``template`` of an entry likewise, if each entry can be rendered with it, and found again."""
+    try:
+        parts = [part for part in string.Formatter().parse(template) if part[1] is not None]
+    except ValueError as exc:
+        raise errors.Invalid(f"{key}: {exc}") from None
+    fields = {str(field) for _, field, _, _ in parts}
+    if wrong := sorted(fields - set(ENTRY_FIELDS)):
+        raise errors.Invalid(f"{key}: unknown field {{{wrong[0]}}}; known are: {', '.join(ENTRY_FIELDS)}")
+    if formatted := next((field for _, field, spec, conversion in parts if spec or conversion), None):
+        # Each field stands as it is: with a format, a release could fail, or not find its entry again.
+        raise errors.Invalid(f"{key}: {formatted} takes no format; write {{{formatted}}}")
+    if not template.startswith(("* ", "- ", "|")):
+        raise errors.Invalid(f"{key}: must be a list item ('* …', '- …') or a table row ('| … |')")
+    if "ref" not in fields:
+        # By its ref, a second try of a release finds the entry that the first one wrote.
+        raise errors.Invalid(f"{key}: must have {{ref}} in it")
+    return template
+
+
+def initial(markup: str = "textile", rules: Rules = DEFAULT) -> str:
+    """
+    Return the text of a new page; ``markup`` is ``textile`` or ``markdown``.
+
+    :raises errors.Invalid: ``markup`` is something else.
+    """
+    if markup not in _HEADINGS:
+        raise errors.Invalid(f"markup: must be {' or '.join(_HEADINGS)}")
+    title, section = _HEADINGS[markup]
+    nobody, heading = rules.nobody, rules.heading
     return (
         f"{title} Deploy token\n\nHeld by: {nobody}\n\n"
         "Whoever is named here is the only person who may change the servers. To take the token by hand, edit this"
@@ -277,36 +347,36 @@ def initial(markup="textile", nobody="nobody", heading="History"):
     )
 
 
-def _check_holder(value, key):
-    value = _check_line(value, key, _BRACKETS, most=200)
+def _check_holder(value: str, key: str) -> str:
+    value = _check_line(value, key, _BRACKETS, longest=200)
     # At its end as well: an entry may go on with a colon after the name.
     if re.search(r"held\s+by[\W_]*$", value, re.I):
         raise errors.Invalid(f"{key}: must not end with 'Held by', which marks the holder's line")
     return value
 
 
-def _check_line(value, key, forbidden, most):
+def _check_line(value: str, key: str, forbidden: str, longest: int) -> str:
     value = value.strip()
-    if not value or len(value) > most:
-        raise errors.Invalid(f"{key}: needs between 1 and {most} characters")
+    if not value or len(value) > longest:
+        raise errors.Invalid(f"{key}: needs between 1 and {longest} characters")
     # str.isprintable is false for control characters, line separators, and every space but U+0020.
     if bad := next((char for char in value if not char.isprintable() or char in forbidden), None):
         what = f"{bad!r} " if bad.isprintable() else f"the control character {bad!r} "
         raise errors.Invalid(f"{key}: {what}cannot stand on the page's line; leave it out")
-    if re.search(r"held\s+by[\W_]*:", value, re.I):
+    if _HELD_BY.search(value):
         raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
-    if TAKEN_OVER in value.casefold():
+    if _TAKEN_OVER.search(value):
         raise errors.Invalid(f"{key}: must not hold {TAKEN_OVER!r}, which marks a hold that somebody else ended")
     return value
 
 
-def _find(text):
+def _find(text: str) -> _Holder:
     found = []
     start = 0
-    for number, item in enumerate(_lines(text), 1):
-        if _LIKE_HOLDER.match(_bare(item)):
-            found.append((number, start, _HOLDER.fullmatch(_bare(item))))
-        start += len(item)
+    for number, line in enumerate(_lines(text), 1):
+        if _LIKE_HOLDER.match(_content(line)):
+            found.append((number, start, _HOLDER.fullmatch(_content(line))))
+        start += len(line)
     if len(found) != 1:
         count = f"{len(found)} lines" if found else "no line"
         where = f" (lines {', '.join(str(number) for number, *_ in found)})" if found else ""
@@ -320,15 +390,15 @@ def _find(text):
             f"the page's 'Held by:' stands in a list, a table or a quotation (line {number}); edit the page so that"
             " it stands on a line of its own"
         )
-    holder = _value(match, start)
+    holder = _holder(match, start)
     if not holder.value:
         raise errors.StoreError("the page's 'Held by:' is empty; edit the page and say who holds the token, or nobody")
-    if len(holder.value) > _MOST:
-        raise errors.StoreError(f"the page's 'Held by:' has more than {_MOST} characters; edit the page")
+    if len(holder.value) > _LONGEST:
+        raise errors.StoreError(f"the page's 'Held by:' has more than {_LONGEST} characters; edit the page")
     return holder
 
 
-def _value(match, start):
+def _holder(match: re.Match[str], start: int) -> _Holder:
     rest = match["rest"].rstrip()
     # `*Held by: Bob*`: the mark that opens before the words closes behind the name, and is not part of it.
     marks = match["marks"]
@@ -342,37 +412,38 @@ def _value(match, start):
     return _Holder(rest, begin, begin + len(rest), marked=False)
 
 
-def _lines(text):
+def _lines(text: str) -> list[str]:
     """Return the lines with their endings; joined again they are ``text``."""
-    return [item for item in _LINE.findall(text) if item]
+    return [line for line in _LINE.findall(text) if line]
 
 
-def _bare(item):
-    return item.rstrip("\r\n")
+def _content(line: str) -> str:
+    """Return a line without its ending."""
+    return line.rstrip("\r\n")
 
 
-def _eol(text):
+def _line_ending(text: str) -> str:
     """Return the line ending that the page uses most."""
     crlf = text.count("\r\n")
     counts = {"\n": text.count("\n") - crlf, "\r\n": crlf, "\r": text.count("\r") - crlf}
-    return max(counts, key=counts.get)
+    return max(counts, key=lambda ending: counts[ending])
 
 
-def _headings(lines):
+def _headings(lines: list[str]) -> Iterator[tuple[int, int, int, str]]:
     """Yield (line of the heading, first line below it, level, title): Textile's, Markdown's, and underlined ones."""
-    for number, item in enumerate(lines):
-        bare = _bare(item)
-        if match := _HEADING.fullmatch(bare):
+    for number, line in enumerate(lines):
+        content = _content(line)
+        if match := _HEADING.fullmatch(content):
             title = match["title"].rstrip(" \t#")
             yield number, number + 1, int(match["textile"] or len(match["markdown"])), title
-        elif number and _UNDERLINE.fullmatch(bare):
-            title = _bare(lines[number - 1]).strip()
+        elif number and _UNDERLINE.fullmatch(content):
+            title = _content(lines[number - 1]).strip()
             if title and title[0] not in "|*-#>":
-                yield number - 1, number + 1, 1 if bare.startswith("=") else 2, title
+                yield number - 1, number + 1, 1 if content.startswith("=") else 2, title
 
 
-def _section(lines, heading):
-    """Return the first line below ``heading`` and the line at which its section ends; None without such a heading."""
+def _section(lines: list[str], heading: str) -> tuple[int, int] | None:
+    """Return the first line below ``heading`` and the line after its section; None without such a heading."""
     found = None
     for number, below, level, title in _headings(lines):
         if found and level <= found[1]:
@@ -382,54 +453,54 @@ def _section(lines, heading):
     return (found[0], len(lines)) if found else None
 
 
-def _plain(title):
+def _plain(title: str) -> str:
     return title.strip("*_ :").casefold()
 
 
-def _new_heading(lines, heading):
-    markdown = any(_bare(lines[number]).startswith("#") for number, *_ in _headings(lines))
-    return f"{'##' if markdown else 'h2.'} {heading}"
+def _new_heading(lines: list[str], heading: str) -> str:
+    markdown = any(_content(lines[number]).startswith("#") for number, *_ in _headings(lines))
+    return f"{_HEADINGS['markdown' if markdown else 'textile'][1]} {heading}"
 
 
-def _is_entry(bare, mark):
-    bare = bare.lstrip()
-    return bare.startswith("|") if mark.startswith("|") else bare.split(" ")[0] == mark
+def _is_entry(line: str, mark: str) -> bool:
+    line = line.lstrip()
+    return line.startswith("|") if mark.startswith("|") else entry_mark(line) == mark
 
 
-def _header_rows(rows):
+def _header_rows(rows: list[str]) -> int:
     """Return how many of a table's first rows are its header: Textile's ``|_.``, or Markdown's row above ``|---|``."""
     if len(rows) > 1 and _TABLE_RULE.fullmatch(rows[1].strip()):
         return 2
     return 1 if rows and rows[0].lstrip().startswith("|_.") else 0
 
 
-def _last_text(lines, first, end):
-    """Return the line after the section's last one that is not blank."""
-    while end > first and not _bare(lines[end - 1]).strip():
+def _past_text(lines: list[str], first: int, end: int) -> int:
+    """Return the line after the section's last line of text."""
+    while end > first and not _content(lines[end - 1]).strip():
         end -= 1
     return end
 
 
-def _past_item(lines, number, end):
+def _past_item(lines: list[str], number: int, end: int) -> int:
     """Return the line after the item at ``number`` and the lines that continue it."""
     number += 1
-    while number < end and _bare(lines[number]).strip():
+    while number < end and _content(lines[number]).strip():
         number += 1
     return number
 
 
-def _insert(lines, at, new):
+def _insert(lines: list[str], at: int, new: list[str]) -> str:
     before, after = "".join(lines[:at]), "".join(lines[at:])
-    eol = _eol(before + after)
+    ending = _line_ending(before + after)
     if before and not before.endswith(("\r", "\n")):
         # The page ends without a line ending, and goes on doing so.
-        return before + eol + eol.join(new)
-    if new[0] == "" and after and _bare(lines[at]).strip():
+        return before + ending + ending.join(new)
+    if new[0] == "" and after and _content(lines[at]).strip():
         new = [*new, ""]  # the next heading follows at once, and must not become part of the list
-    return before + "".join(item + eol for item in new) + after
+    return before + "".join(line + ending for line in new) + after
 
 
-def _append(text, new):
-    eol = _eol(text)
-    text += "" if text.endswith(("\r", "\n")) else eol
-    return text + eol + eol.join(new) + eol
+def _append(text: str, new: list[str]) -> str:
+    ending = _line_ending(text)
+    text += "" if text.endswith(("\r", "\n")) else ending
+    return text + ending + ending.join(new) + ending

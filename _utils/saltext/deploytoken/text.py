@@ -4,6 +4,7 @@ Lines for people: out of whatever came back, and in words.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 #: Longer texts from machines, git or a wiki are cut here.
@@ -50,3 +51,8 @@ def span(seconds: float) -> str:
         if seconds >= 2 * size or seconds == size:
             return count(int(seconds // size), word)
     return count(int(seconds), "second")
+
+
+def join_reasons(reasons: Mapping[str, str]) -> str:
+    """Return ``web1 did not answer; web2 is down`` for ``{id: why}``."""
+    return "; ".join(f"{name} {why}" for name, why in sorted(reasons.items()))

@@ -2,21 +2,41 @@
 The token on its store: the protocol carried out, with time, resends, waiting and interruptions.
 """
 
+from __future__ import annotations
+
 import random
 import signal
 import threading
 import time
 import uuid
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from saltext.deploytoken import errors, history, page, protocol, stores, values
-from saltext.deploytoken.stores.base import Conflict, Unanswered
+from saltext.deploytoken import errors, history, page, people, protocol, stores, values
+from saltext.deploytoken.config import Config
+from saltext.deploytoken.history import Comment
+from saltext.deploytoken.page import Hold
+from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
 
 #: Seconds between two looks of a waiter, before jitter.
 POLL = 5.0
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+#: Takes the last word of an event's tag, and its data.
+Notify = Callable[[str, dict[str, Any]], None]
+
+
+class Clock(Protocol):
+    """What this needs of the module ``time``."""
+
+    def time(self) -> float: ...
+
+    def monotonic(self) -> float: ...
+
+    def sleep(self, seconds: float, /) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -27,14 +47,14 @@ class Claim:
     id: str
 
 
-def claim(ref=None):
+def claim(ref: str | None = None) -> Claim:
     """
     Return a new :class:`Claim`; ``ref`` (8 hex digits) fixes its beginning.
 
-    :raises errors.Invalid: when ``ref`` is something else.
+    :raises errors.Invalid: ``ref`` is something else.
     """
     digits = uuid.uuid4().hex
-    # A letter first: Salt reads ref=01234567 on a command line as an octal number, which cannot be told back.
+    # A letter first: Salt reads ref=01234567 on a command line as an octal number, and the digits are lost.
     ref = values.ref(ref) if ref is not None else random.choice("abcdef") + digits[1:8]
     return Claim(ref, ref + digits[8:])
 
@@ -46,160 +66,195 @@ class Token:
     ``config`` (:class:`saltext.deploytoken.config.Config`)
         The checked configuration.
     ``notify`` (callable)
-        Called with a tag's last word and a dict, for every event; see the runner.
+        Called with a tag's last word and a dict, for every event; see ``docs/events.md``.
     """
 
-    def __init__(self, config, notify=None, clock=time):
+    def __init__(self, config: Config, notify: Notify | None = None, clock: Clock = time):
         self.config = config
         self.store = stores.connect(config)
         self._notify = notify or (lambda event, data: None)
         self._clock = clock
-        history = config.history
-        self.rules = protocol.Rules(config.nobody, history.heading, history.entry, history.newest)
 
-    def __enter__(self):
+    def __enter__(self) -> Token:
         return self
 
-    def __exit__(self, *exc):
+    def __exit__(self, *exc: object) -> None:
         self.store.close()
 
-    def status(self):
-        """Return who holds the token: ``held_by``, ``ref``, ``reason``, ``since``, ``version``, ``url``."""
+    def status(self) -> dict[str, Any]:
+        """
+        Return who holds the token: ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version``,
+        ``url``, ``age``, ``overdue`` and ``job``.
+        """
         found = self.store.read()
-        hold = page.read(found.text, self.config.nobody)
+        hold = page.read(found.text, self.config.rules)
         answer = self._answer(hold, found.version)
         since = page.parse_stamp(hold.since) if hold else None
         until = page.parse_stamp(hold.until) if hold else None
         now = self._clock.time()
         answer["age"] = None if since is None else max(0, int(now - since))
         answer["overdue"] = until is not None and now > until
-        # Only the version in which the hold was taken says for which job; after a later edit, nothing does.
-        said = history.comment(found.comment) or {}
-        jid = said.get("jid") if hold and said.get("ref") == hold.ref else None
+        # Only the version in which the hold was taken names the job; after a later edit, nothing does.
+        comment = Comment.parse(found.comment)
+        jid = comment.jid if comment and hold and comment.ref == hold.ref else None
         answer["job"] = {"jid": jid, "running": None} if jid else None
         return answer
 
-    def history(self, limit):
+    def require_held(self, ref: str) -> dict[str, Any]:
+        """
+        Return the :meth:`status`, if the token is held under ``ref`` now.
+
+        :raises errors.NotYours: it is not. The error's ``token`` is the status.
+        """
+        ref = values.ref(ref)
+        status = self.status()
+        if status["ref"] != ref:
+            reason = f" ({status['reason']})" if status["reason"] else ""
+            now = f"{status['held_by']} holds the token{reason}" if status["held_by"] else "nobody holds it"
+            raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=status)
+        return status
+
+    def history(self, limit: int) -> dict[str, Any]:
         """Return the last ``limit`` holds; see :func:`history.past`."""
-        # Other edits of the page lie in between; how many is anybody's guess, and each version is one request.
-        return history.past(history.versions(self.store, 10 * limit + 100), self.rules, limit)
+        # Other edits of the page lie in between; nobody knows how many, and each version is one request.
+        versions = history.versions(self.store, 10 * limit + 100)
+        return history.past(versions, self.config.rules, limit)
 
-    def operator(self, name=None):
-        """
-        Return the operator's name: the one given, the configured one, or the store's.
+    def operator(self, name: str | None = None) -> str:
+        """Return the operator's name; see :func:`people.operator`."""
+        return people.operator(name, self.config, self.store)
 
-        :raises errors.Invalid: when there is none, or one that the page cannot carry.
-        """
-        name = name or self.config.name or self.store.operator()
-        if not name:
-            raise errors.Invalid("name: cannot be told; give name=… or configure deploytoken.name")
-        return page.check_name(str(name), nobody=self.config.nobody)
-
-    def acquire(self, reason, name=None, ref=None, resume=False, expect=None, wait=None, jid=None):
+    def acquire(
+        self,
+        reason: str,
+        name: str | None = None,
+        ref: str | None = None,
+        resume: bool = False,
+        expect: float | None = None,
+        wait: float | None = None,
+        jid: str | None = None,
+    ) -> dict[str, Any]:
         """
         Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds; ``jid`` is the job that
-        it is taken for.
+        takes it.
 
-        With ``wait``, look again until the token is free or the time is over. A look that gets no answer does not end
-        a wait that has begun.
+        With ``wait``, look again until the token is free or the time is over. Once a wait has begun, a look without
+        an answer does not end it.
         """
         reason = page.check_reason(reason)
         name = self.operator(name)
+        jid = None if jid is None else values.jid(jid)
         mine = claim(ref)
+        comment = Comment("acquire", mine.ref, mine.id, jid=jid).render(reason)
         end = self._clock.monotonic() + (wait or 0)
         about = {"name": name, "purpose": reason, "url": self.store.url}
         holder = None
         while True:
             now = self._clock.time()
-            hold = page.Hold(
+            hold = Hold(
                 name=name,
                 reason=reason,
                 since=page.stamp(now),
                 ref=mine.ref,
                 until=page.stamp(now + expect) if expect else None,
             )
-            job = f" jid={jid}" if jid else ""
-            comment = f"acquire ref={mine.ref} id={mine.id}{job}: {reason}"
             try:
-                return self._take(protocol.acquire(hold, comment, self.rules, resume), mine.ref)
+                return self._take(protocol.acquire(hold, comment, self.config.rules, resume), mine.ref)
             except (errors.Held, Unanswered) as exc:
                 holder = exc.details.get("token", holder)
                 left = end - self._clock.monotonic()
                 if left <= 0 or not holder:
                     if isinstance(exc, errors.Held):
-                        self._notify("refused", {**about, **holder})
+                        self._notify("refused", {**about, **(holder or {})})
                     raise
                 self._notify("waiting", {**about, "left": int(left), **holder})
                 self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
 
-    def release(self, summary, ref=None, name=None, notes=()):
-        """End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`."""
+    def release(
+        self,
+        summary: str,
+        ref: str | None = None,
+        name: str | None = None,
+        notes: Sequence[tuple[str, str]] = (),
+    ) -> dict[str, Any]:
+        """
+        End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`.
+
+        ``notes`` are parts of the entry after the summary, each with the key that a refusal of it names.
+        """
         summary = page.check_summary(summary)
-        notes = [page.check_note(note, key) for key, note in notes]
+        checked = [page.check_note(note, key) for key, note in notes]
         ref = None if ref is None else values.ref(ref)
         name = None if ref else self.operator(name)
         fresh = claim()
-        comment = f"release ref={ref or '-'} id={fresh.id}: {summary}"
         steps = protocol.release(
-            self.rules,
-            comment,
+            self.config.rules,
+            Comment("release", ref or "-", fresh.id).render(summary),
             summary,
             page.stamp(self._clock.time()),
             fresh=fresh.ref,
             ref=ref,
             name=name,
-            notes=notes,
+            notes=checked,
         )
-        with _held_back() as interrupted:
-            outcome = self._drive(steps, interrupted)
-            answer = {**self._answer(None, outcome.version), "released": outcome.hold.ref, "entry": outcome.entry}
-            self._notify("released", {**answer, "name": outcome.hold.name})
+        with _signals_delayed() as signals:
+            outcome = self._drive(steps, signals)
+            hold = outcome.hold
+            answer = {
+                **self._answer(None, outcome.version),
+                "released": hold.ref if hold else ref,
+                "entry": outcome.entry,
+            }
+            self._notify("released", {**answer, "name": hold and hold.name})
         return answer
 
-    def take_over(self, reason, ref=None, held_by=None, name=None):
+    def take_over(
+        self, reason: str, ref: str | None = None, held_by: str | None = None, name: str | None = None
+    ) -> dict[str, Any]:
         """End somebody else's hold and take the token; see :func:`protocol.take_over`."""
         reason = page.check_reason(reason)
         name = self.operator(name)
         ref = None if ref is None else values.ref(ref)
         mine = claim()
         now = page.stamp(self._clock.time())
-        hold = page.Hold(name=name, reason=reason, since=now, ref=mine.ref)
-        comment = f"takeover ref={mine.ref} id={mine.id} displaced={ref or '-'}: {reason}"
-        steps = protocol.take_over(hold, comment, self.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
-        with _held_back() as interrupted:
-            outcome = self._drive(steps, interrupted)
+        hold = Hold(name=name, reason=reason, since=now, ref=mine.ref)
+        comment = Comment("takeover", mine.ref, mine.id, displaced=ref or "-").render(reason)
+        steps = protocol.take_over(hold, comment, self.config.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
+        with _signals_delayed() as signals:
+            outcome = self._drive(steps, signals)
             displaced = protocol.describe(outcome.displaced, outcome.version - 1)
             answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": displaced}
             self._notify("takenover", answer)
         return answer
 
-    def _answer(self, hold, version):
+    def _answer(self, hold: Hold | None, version: int) -> dict[str, Any]:
         return {**protocol.describe(hold, version), "url": self.store.url}
 
-    def _take(self, steps, ref):
+    def _take(self, steps: protocol.Steps[protocol.Outcome], ref: str) -> dict[str, Any]:
         """
-        Carry out the steps of an acquire, and tell of it.
+        Carry out the steps of an acquire, and notify of it.
 
-        If there was an interruption by then and the hold ``ref`` was taken, it is given back; a hold that was only
-        confirmed stands as it stood.
+        If a signal came meanwhile and the hold ``ref`` was taken, it is given back; a hold that was only confirmed
+        stays.
         """
-        with _held_back() as interrupted:
-            outcome = self._drive(steps, interrupted)
+        with _signals_delayed() as signals:
+            outcome = self._drive(steps, signals)
             answer = self._answer(outcome.hold, outcome.version)
-            if outcome.fresh and not interrupted:
-                # The master's bus may be slow, so this is still a time to be interrupted in.
+            if outcome.fresh and not signals:
+                # The master's bus may be slow, so a signal may come during this as well.
                 self._notify("acquired", answer)
-            if withdrawn := bool(interrupted and outcome.fresh):
-                self._withdraw(ref, interrupted)
+            if withdrawn := bool(signals and outcome.fresh):
+                self._withdraw(ref, signals)
         if withdrawn:
             # Somebody's handler has let the signal pass; the token is given back all the same.
             raise KeyboardInterrupt
         return {**answer, "taken": outcome.fresh}
 
-    def _withdraw(self, ref, interrupted):
-        undo = protocol.release(self.rules, f"withdraw ref={ref}", None, "", fresh=ref, ref=ref)
+    def _withdraw(self, ref: str, signals: list[int]) -> None:
+        comment = Comment("withdraw", ref).render()
+        undo = protocol.release(self.config.rules, comment, None, "", fresh=ref, ref=ref)
         try:
-            self._drive(undo, interrupted)
+            self._drive(undo, signals)
         except errors.NotYours:
             pass  # somebody has ended it already
         except (errors.StoreError, errors.InDoubt) as exc:
@@ -209,17 +264,18 @@ class Token:
                 ref=ref,
             ) from None
 
-    def _drive(self, steps, interrupted):
-        """Carry out the protocol's steps. A second interruption ends the resends: then the answer is doubt."""
+    def _drive(self, steps: protocol.Steps[protocol.Outcome], signals: list[int]) -> protocol.Outcome:
+        """Carry out the protocol's steps. A second signal ends the resends: then the answer is doubt."""
         deadline = self._clock.monotonic() + self.config.deadline
         pauses = 0
-        send, value = steps.send, None
+        send: Callable[[Any], protocol.Step] = steps.send
+        value: Any = None
         try:
             while True:
                 step = send(value)
                 try:
                     if isinstance(step, protocol.Pause):
-                        value = len(interrupted) < 2 and self._pause(pauses, deadline)
+                        value = len(signals) < 2 and self._pause(pauses, deadline)
                         pauses += 1
                     else:
                         value = self._ask(step)
@@ -227,16 +283,18 @@ class Token:
                 except (errors.StoreError, Conflict) as exc:
                     send, value = steps.throw, exc
         except StopIteration as stop:
-            return stop.value
+            outcome: protocol.Outcome = stop.value
+            return outcome
 
-    def _ask(self, step):
+    def _ask(self, step: protocol.Read | protocol.ReadVersion | protocol.Write) -> Page | None:
         if isinstance(step, protocol.Read):
             return self.store.read()
         if isinstance(step, protocol.ReadVersion):
             return self.store.read_version(step.number)
-        return self.store.write(step.text, step.version, step.comment)
+        self.store.write(step.text, step.version, step.comment)
+        return None
 
-    def _pause(self, count, deadline):
+    def _pause(self, count: int, deadline: float) -> bool:
         """Sleep, longer each time and by chance, so that contenders get out of step; False when the time is over."""
         left = deadline - self._clock.monotonic()
         if left <= 0:
@@ -246,15 +304,15 @@ class Token:
 
 
 @contextmanager
-def _held_back():
+def _signals_delayed() -> Iterator[list[int]]:
     """
-    Hold interruptions back while the block runs, and deliver the first at its end; yield the list of them.
+    Delay signals while the block runs, and deliver the first at its end; yield the list of them.
 
-    In the middle of a write, one would leave a hold that nobody knows of; after it, an end of which nobody was told.
-    Those are Ctrl-C, SIGTERM, and the SIGHUP of a connection that broke. One that is ignored, as under nohup, stays
-    ignored. When the block ends in doubt, none is delivered: the doubt must be reported, and ends the command as well.
+    A signal in mid-write leaves an unknown hold; just after it, an unreported result. That goes for Ctrl-C, SIGTERM,
+    and the SIGHUP of a connection that broke. An ignored signal, as under nohup, stays ignored. When the block ends in
+    doubt, none is delivered: the doubt must be reported, and ends the command as well.
     """
-    came = []
+    came: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         # Only the main thread gets signals, and only it may set handlers.
         yield came
@@ -271,5 +329,5 @@ def _held_back():
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
-        for number in came[:1]:
-            signal.raise_signal(number)
+        for first in came[:1]:
+            signal.raise_signal(first)

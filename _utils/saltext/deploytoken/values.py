@@ -14,6 +14,10 @@ from typing import Any
 
 from saltext.deploytoken import errors
 
+#: A hold's ref, and the ID of a Salt job, as regular expressions.
+REF = "[0-9a-f]{8}"
+JID = "[0-9]{20}"
+
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _YEAR = 366 * 86400
 
@@ -119,8 +123,20 @@ def ref(value: Any, key: str = "ref") -> str:
     :raises errors.Invalid: with ``key`` in the message.
     """
     found = str(value).strip().lower()
-    if not re.fullmatch("[0-9a-f]{8}", found, re.ASCII):
+    if not re.fullmatch(REF, found):
         raise errors.Invalid(f"{key}: {value!r} is not a ref of 8 hex digits; `salt-run deploytoken.status` shows it")
+    return found
+
+
+def jid(value: Any, key: str = "jid") -> str:
+    """
+    Return the ID of a Salt job, 20 digits.
+
+    :raises errors.Invalid: with ``key`` in the message.
+    """
+    found = str(value).strip()
+    if not re.fullmatch(JID, found):
+        raise errors.Invalid(f"{key}: {value!r} is not a job's ID of 20 digits; leave it out when typing this by hand")
     return found
 
 

@@ -21,7 +21,7 @@ def connect(config: Config) -> Store:
     """
     Return the :class:`Store <saltext.deploytoken.stores.base.Store>` for ``config.store``.
 
-    :raises errors.Invalid: when the address is of no known kind.
+    :raises errors.Invalid: the address is of no known kind.
     """
     # Late: each store imports what only it needs.
     scheme = urlsplit(config.store).scheme

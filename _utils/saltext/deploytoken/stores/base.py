@@ -2,21 +2,33 @@
 The interface of a store: compare-and-swap of one text.
 """
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from saltext.deploytoken import errors
 
 
 @dataclass(frozen=True)
 class Page:
-    """One version of the page. ``author``, ``comment`` and ``saved`` (ISO 8601) tell who saved it, why and when."""
+    """One version of the page. ``author``, ``comment`` and ``saved`` (ISO 8601) say who saved it, why and when."""
 
     text: str
     version: int
     author: str | None = None
     comment: str = ""
     saved: str | None = None
+
+
+class Check(NamedTuple):
+    """One line of the doctor: whether all is well (None: cannot tell), and what was found or what to do."""
+
+    name: str
+    ok: bool | None
+    text: str
 
 
 class Conflict(Exception):
@@ -38,37 +50,44 @@ class Store(ABC):
     Each method raises :class:`errors.StoreError` for a refusal, and :class:`Unanswered` where it cannot know.
     """
 
-    #: What a person opens to see the page.
+    #: The address under which a person sees the page.
     url: str
 
     @abstractmethod
-    def read(self):
+    def read(self) -> Page:
         """Return the current :class:`Page`."""
 
     @abstractmethod
-    def read_version(self, number):
+    def read_version(self, number: int) -> Page:
         """Return the :class:`Page` as it was saved as version ``number``; raise :class:`Missing` without one."""
 
     @abstractmethod
-    def write(self, text, version, comment):
+    def write(self, text: str, version: int, comment: str) -> None:
         """Save ``text`` as version ``version + 1``; raise :class:`Conflict` unless ``version`` is the current one."""
 
     @abstractmethod
-    def create(self, text, comment):
-        """Save the first version of a page that is missing; return whether it was missing."""
+    def create(self, text: str, comment: str) -> bool:
+        """Save the first version of a missing page; return False, and leave it alone, if the page was there."""
 
     @abstractmethod
-    def operator(self):
+    def operator(self) -> str | None:
         """Return the name under which the store knows the operator, or None."""
 
-    def checks(self):
+    @abstractmethod
+    def beside(self, address: str, key: str) -> Store:
         """
-        Yield a name, True or False or None (cannot be told), and a line with the remedy, for the doctor.
+        Return the store of another page on the same server, for the doctor to write to.
 
-        For what only this kind of store can know, and without writing. Nothing else is looked at when ``server`` is
-        False.
+        :raises errors.Invalid: ``address`` is no such page; the message begins with ``key``.
+        """
+
+    def checks(self) -> Iterator[Check]:
+        """
+        Yield the checks that only this kind of store can make for the doctor, without writing.
+
+        If the one named ``server`` fails, the doctor does not read the page.
         """
         return iter(())
 
-    def close(self):
+    def close(self) -> None:
         """Give back what the store keeps open."""

@@ -12,26 +12,39 @@ The rules below were measured on Redmine 5.0.4, on SQLite and PostgreSQL; the sa
 - A redirected PUT would become a GET that answers 200, and the API key would go to the other host: no redirect is
   followed.
 - A rejected key reads a public page with status 200, and fails only when it writes.
-- A write is answered with 204, before Redmine 4.1 with 200 and an empty body. So many a proxy answers to anything:
-  then the page is looked at.
+- A write is answered with 204, before Redmine 4.1 with 200 and an empty body. Many proxies answer anything with an
+  empty 200: then the page is read.
 """
 
+from __future__ import annotations
+
+import dataclasses
 import json
 import re
 import ssl
 import threading
+from collections.abc import Iterator, Mapping
 from concurrent import futures
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 import requests
 import urllib3
 
-from saltext.deploytoken import errors, page
-from saltext.deploytoken.stores.base import Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken import errors
+from saltext.deploytoken.stores import redmine_checks
+from saltext.deploytoken.stores.base import Check, Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken.text import printable, shortened
+
+if TYPE_CHECKING:
+    from saltext.deploytoken.config import Config
+
+#: The status, the headers and the body of an answer.
+_Answer = tuple[int, Mapping[str, str], bytes]
 
 _PAGE = re.compile(r"(?P<base>.*)/projects/(?P<project>[^/]+)/wiki/(?P<title>[^/]+?)(?:\.json)?/?")
 
-#: 10,000 History entries are about 1 MB; what is larger is not our page.
+#: 10,000 History entries are about 1 MB; anything larger is not our page.
 _MOST_BYTES = 16 * 1024 * 1024
 
 _IN_BETWEEN = "does a cache or a proxy in between mix up its answers?"
@@ -40,7 +53,7 @@ _IN_BETWEEN = "does a cache or a proxy in between mix up its answers?"
 class Redmine(Store):
     """The wiki page whose address was copied from the browser."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         parts = urlsplit(config.store)
         match = _PAGE.fullmatch(parts.path)
         if not match or not parts.hostname:
@@ -59,25 +72,25 @@ class Redmine(Store):
         self._config = config
         self._session = self._new_session()
 
-    def _new_session(self):
+    def _new_session(self) -> requests.Session:
         session = requests.Session()
         # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
         session.trust_env = False
         session.verify = self._config.verify
-        session.headers["X-Redmine-API-Key"] = self._config.api_key
+        session.headers["X-Redmine-API-Key"] = self._config.api_key or ""
         session.headers["Accept"] = "application/json"
         return session
 
-    def read(self):
-        return self._page(self._request("GET", f"{self.url}.json"))
+    def read(self) -> Page:
+        return self._page(*self._request("GET", f"{self.url}.json"))
 
-    def read_version(self, number):
-        found = self._page(self._request("GET", f"{self.url}/{number:d}.json"))
+    def read_version(self, number: int) -> Page:
+        found = self._page(*self._request("GET", f"{self.url}/{number:d}.json"))
         if found.version != number:
             raise errors.StoreError(f"{self.url}: asked for version {number}, and got {found.version}; {_IN_BETWEEN}")
         return found
 
-    def write(self, text, version, comment):
+    def write(self, text: str, version: int, comment: str) -> None:
         status, body = self._put({"text": text, "version": int(version), "comments": comment})
         if status == 204 or (status == 200 and not body.strip() and self._shows(text)):
             return
@@ -90,19 +103,19 @@ class Redmine(Store):
             )
         raise Unanswered(f"{self.url} answered the write with status {status} and something that is not Redmine's")
 
-    def _shows(self, text):
+    def _shows(self, text: str) -> bool:
         try:
             return self.read().text == text
         except errors.StoreError as exc:
-            raise Unanswered(f"{exc}") from None
+            raise Unanswered(str(exc)) from None
 
-    def create(self, text, comment):
+    def create(self, text: str, comment: str) -> bool:
         try:
             self.read()
             return False
         except Missing:
             pass
-        # A new page gets this version. Without one, a copy that comes late would overwrite whatever stands by then.
+        # A new page gets this version. Without one, a late copy would overwrite the page as it is by then.
         try:
             status, _ = self._put({"text": text, "version": 1, "comments": comment})
         except Missing:
@@ -115,93 +128,110 @@ class Redmine(Store):
             raise errors.StoreError(f"{self.url} was created by somebody else in the same moment; look at it")
         raise errors.StoreError(f"{self.url} was not created: status {status}; look at the page, then try again")
 
-    def operator(self):
-        user = self._json(*self._request("GET", f"{self.base}/users/current.json"), "user")
+    def operator(self) -> str | None:
+        user = self._object(*self._request("GET", f"{self.base}/users/current.json"), "user")
         name = f"{user.get('firstname') or ''} {user.get('lastname') or ''}".strip()
-        return name or user.get("login")
+        return name or str(user.get("login") or "") or None
 
-    def checks(self):
-        from saltext.deploytoken.stores import redmine_checks
+    def beside(self, address: str, key: str) -> Redmine:
+        try:
+            other = Redmine(dataclasses.replace(self._config, store=address))
+        except (errors.Invalid, ValueError):
+            raise errors.Invalid(
+                f"{key}: {address!r} is not a wiki page's address, as copied from the browser"
+            ) from None
+        # The API key goes along.
+        if other.base != self.base:
+            other.close()
+            raise errors.Invalid(f"{key}: must be a page in the same Redmine, {self.base}")
+        return other
 
+    def checks(self) -> Iterator[Check]:
         return redmine_checks.run(self)
 
-    def get(self, path):
-        """Return status, headers and body of a GET, whatever the status; for the doctor."""
-        return self._send("GET", f"{self.base}{path}")
+    def ask(self, path: str, key: str) -> tuple[int, Mapping[str, str], dict[str, Any] | None]:
+        """
+        Return the status and the headers of a GET, and the object under ``key`` in its body; for the doctor.
 
-    def close(self):
+        No status is an error here; without such an object, it is None.
+        """
+        status, headers, body = self._send("GET", f"{self.base}{path}")
+        return status, headers, _parsed(status, body, key)
+
+    def close(self) -> None:
         self._session.close()
 
-    def _put(self, fields):
+    def _put(self, fields: dict[str, Any]) -> tuple[int, bytes]:
         return self._request("PUT", f"{self.url}.json", {"wiki_page": fields})
 
-    def _page(self, answer):
-        found = self._json(*answer, "wiki_page")
+    def _page(self, status: int, body: bytes) -> Page:
+        found = self._object(status, body, "wiki_page")
         text, version = found.get("text"), found.get("version")
-        if not isinstance(text, str) or type(version) is not int or version < 1 or not _whole(text):
+        if not isinstance(text, str) or type(version) is not int or version < 1 or not _is_whole(text):
             raise errors.StoreError(f"{self.url}: the answer has no text or no version; is this a Redmine wiki page?")
         # A cache that mixes up its answers: the text of one page would be written to another.
-        if _letters(str(found.get("title"))) != _letters(unquote(self.title)):
+        title = str(found.get("title"))
+        if _letters(title) != _letters(unquote(self.title)):
             raise errors.StoreError(
-                f"{self.url}: the answer is of another page, {str(found.get('title'))[:100]!r}; {_IN_BETWEEN}"
+                f"{self.url}: the answer is of another page, {shortened(title, 100)!r}; {_IN_BETWEEN}"
             )
         author = found.get("author")
         return Page(
             text=text,
             version=version,
-            author=_text(author.get("name")) if isinstance(author, dict) else None,
-            comment=_text(found.get("comments")) or "",
-            saved=_text(found.get("updated_on")),
+            author=_printable(author.get("name")) if isinstance(author, dict) else None,
+            comment=_printable(found.get("comments")) or "",
+            saved=_printable(found.get("updated_on")),
         )
 
-    def _json(self, status, body, key):
-        try:
-            value = json.loads(body)[key] if status == 200 else None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            value = None
-        if not isinstance(value, dict):
+    def _object(self, status: int, body: bytes, key: str) -> dict[str, Any]:
+        found = _parsed(status, body, key)
+        if found is None:
             raise errors.StoreError(
                 f"{self._host} did not answer as Redmine's API does (status {status}): a login page or a proxy in"
                 " between? Open the address with .json at its end"
             )
-        return value
+        return found
 
-    def _request(self, method, url, data=None):
+    def _request(self, method: str, url: str, data: dict[str, Any] | None = None) -> tuple[int, bytes]:
         """Return the status and body of an answer that is neither an error nor a redirect."""
         status, headers, body = self._send(method, url, data)
         self._refuse(status, headers.get("Location"), body)
         return status, body
 
-    def _send(self, method, url, data=None):
+    def _send(self, method: str, url: str, data: dict[str, Any] | None = None) -> _Answer:
         """
         Return the status, headers and body of an answer, whatever it is.
 
         The whole takes ``timeout`` seconds at most. requests (2.34) bounds each read of the socket, but neither
-        headers that come byte by byte nor the look-up of a name, so each request has a thread, which is waited for.
+        headers that come byte by byte nor the look-up of a name. So each request runs in a thread, and this waits for
+        the thread.
 
-        One that is late is unanswered, as if the network had it: it may still reach Redmine, even later than this.
-        It can only bring what it was given, once, and under the version that it was given: as a resend does, it
-        changes nothing (the text stands), conflicts (the page has moved on), or is the write in doubt. Its session
-        stays with it, for requests does not promise that two threads can share one. It ends with the answer.
+        A late request counts as unanswered, as if it were lost in the network: it may still reach Redmine, later than
+        this. It can only bring the text and the version that it was given, and only once. So, like a resend, it
+        changes nothing (the text stands), conflicts (the page has moved on), or is the write in doubt. It keeps its
+        session, because requests does not promise that two threads can share one, and ends with the answer.
         """
-        answer = futures.Future()
+        answer: futures.Future[_Answer] = futures.Future()
         session, timeout = self._session, self._config.timeout
 
-        def ask():
+        def ask() -> None:
             try:
                 answer.set_result(self._exchange(session, method, url, data, timeout))
-            except BaseException as exc:  # whatever it is, it is raised below
+            except BaseException as exc:  # raised again below, whatever it is
                 answer.set_exception(exc)
 
-        # A daemon: the command must not wait for it at its end either.
+        # A daemon, so that the command does not wait for it when it ends.
         threading.Thread(target=ask, daemon=True).start()
-        # Ctrl-C and the handlers of signals are not held up by this: they come to the thread that waits here.
+        # Ctrl-C and signal handlers are not delayed: they come to the thread that waits here.
         if not futures.wait([answer], timeout).done:
             self._session = self._new_session()
             raise self._silent(f"not within {timeout:g} seconds")
         return answer.result()
 
-    def _exchange(self, session, method, url, data, timeout):
+    def _exchange(
+        self, session: requests.Session, method: str, url: str, data: dict[str, Any] | None, timeout: float
+    ) -> _Answer:
         try:
             with session.request(
                 method, url, json=data, timeout=timeout, allow_redirects=False, stream=True
@@ -211,7 +241,7 @@ class Redmine(Store):
                     body += chunk
                     if len(body) > _MOST_BYTES:
                         raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
-        # urllib3's own, and ValueError: what requests lets through of answers that are no HTTP.
+        # Where an answer is not HTTP, requests lets some errors of urllib3 through, and ValueError.
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
             # Other errors of TLS may come after the write was sent, such as an end without a farewell.
             if isinstance(cause := _innermost(exc), ssl.SSLCertVerificationError):
@@ -219,14 +249,14 @@ class Redmine(Store):
                     f"{self._host}: the certificate is not accepted ({cause.verify_message.rstrip('.')}); correct the"
                     " address or the certificate, or set deploytoken.verify to the file of its CA"
                 ) from None
-            raise self._silent(_short(exc)) from None
+            raise self._silent(type(_innermost(exc)).__name__) from None
         return response.status_code, response.headers, body
 
-    def _silent(self, how):
+    def _silent(self, how: str) -> Unanswered:
         return Unanswered(f"{self._host} does not answer ({how}); is it up, and deploytoken.store right?")
 
-    def _refuse(self, status, location, body):
-        """Raise for a status that is a refusal; Redmine's own bodies are empty, so the words are ours."""
+    def _refuse(self, status: int, location: str | None, body: bytes) -> None:
+        """Raise for a status that is a refusal; in our words, because Redmine's bodies are empty."""
         if 300 <= status < 400:
             raise errors.StoreError(
                 f"{self.url} redirects to {_without_query(location)}: the page was renamed or the address not exact;"
@@ -249,18 +279,13 @@ class Redmine(Store):
                 " `salt-run deploytoken.init`"
             )
         if status == 422:
-            raise errors.StoreError(f"{self.url}: Redmine refuses the text: {_errors(body)}")
+            raise errors.StoreError(f"{self.url}: Redmine refuses the text: {_reasons(body)}")
         if 400 <= status < 500 and status != 409:
             raise errors.StoreError(f"{self.url} answers with status {status}; check deploytoken.store")
 
 
-def _short(exc):
-    """Return the kind of a requests error, without the address, the objects and the memory addresses in its text."""
-    return type(_innermost(exc)).__name__
-
-
-def _innermost(exc):
-    """Return the error at the bottom of those that requests and urllib3 wrap around it."""
+def _innermost(exc: BaseException) -> BaseException:
+    """Return the error at the bottom of those that requests and urllib3 wrap around it: its own text is short."""
     while True:
         inner = getattr(exc, "reason", None)
         if not isinstance(inner, Exception):
@@ -270,16 +295,16 @@ def _innermost(exc):
         exc = inner
 
 
-def _without_query(location):
-    return re.sub(r"[^\x21-\x7e]", "?", (location or "nowhere").split("?")[0])[:200]
+def _without_query(location: str | None) -> str:
+    return shortened(re.sub(r"[^\x21-\x7e]", "?", (location or "nowhere").split("?")[0]))
 
 
-def _text(value):
-    return page.printable(value) if isinstance(value, str) else None
+def _printable(value: Any) -> str | None:
+    return printable(value) if isinstance(value, str) else None
 
 
-def _whole(text):
-    """Whether there is no half of a character in it: JSON can name one, and nothing can print or keep it."""
+def _is_whole(text: str) -> bool:
+    """Return whether no half of a character is in it: JSON can name one, and nothing can print or keep it."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -287,14 +312,24 @@ def _whole(text):
     return True
 
 
-def _letters(title):
-    """Return what is left of a page's title in every way that it is written: Redmine has _ for a space, and so on."""
+def _letters(title: str) -> str:
+    """Return the letters of a page's title, which are the same in every spelling: Redmine has _ for a space, say."""
     return re.sub(r"[\W_]", "", title).casefold()
 
 
-def _errors(body):
+def _parsed(status: int, body: bytes, key: str) -> dict[str, Any] | None:
+    """Return the object under ``key`` in Redmine's JSON, or None where there is none."""
     try:
-        said = "; ".join(map(str, json.loads(body)["errors"]))
+        value = json.loads(body)[key] if status == 200 else None
     except (ValueError, KeyError, TypeError, RecursionError):
-        said = ""
-    return page.printable(said)[:200] or "no reason given"
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _reasons(body: bytes) -> str:
+    """Return why Redmine refuses a text, in its own words."""
+    try:
+        reasons = "; ".join(map(str, json.loads(body)["errors"]))
+    except (ValueError, KeyError, TypeError, RecursionError):
+        reasons = ""
+    return shortened(printable(reasons)) or "no reason given"

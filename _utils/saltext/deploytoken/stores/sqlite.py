@@ -4,17 +4,23 @@ A store in one local file: for one master alone, and for trying things out.
 Every version of the page is one row, so compare-and-swap is an insert at the next number.
 """
 
-import getpass
+from __future__ import annotations
+
 import os
 import sqlite3
 import stat
 import time
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import quote, unquote
 
-from saltext.deploytoken import errors
-from saltext.deploytoken.stores.base import Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken import errors, people
+from saltext.deploytoken.stores.base import Check, Conflict, Missing, Page, Store, Unanswered
+
+if TYPE_CHECKING:
+    from saltext.deploytoken.config import Config
 
 _TABLE = """
 CREATE TABLE page (
@@ -30,11 +36,11 @@ CREATE TABLE page (
 class Sqlite(Store):
     """The page in the file of ``sqlite:////var/lib/deploytoken/token.db``."""
 
-    def __init__(self, config):
+    def __init__(self, config: Config) -> None:
         prefix = "sqlite:///"
         path = unquote(config.store[len(prefix) :]) if config.store.startswith(prefix) else ""
         if not path.startswith("/") or "\0" in path:
-            # A relative file would be another token in every directory that somebody types the command in.
+            # A relative path would be another token in every folder in which somebody types the command.
             raise errors.Invalid(
                 "deploytoken.store: give an absolute path, with four slashes: sqlite:////var/lib/…/token.db"
             )
@@ -42,16 +48,16 @@ class Sqlite(Store):
         self.url = config.store
         self._timeout = config.timeout
 
-    def read(self):
+    def read(self) -> Page:
         return self._select("ORDER BY version DESC LIMIT 1")
 
-    def read_version(self, number):
+    def read_version(self, number: int) -> Page:
         return self._select("WHERE version = ?", number)
 
-    def write(self, text, version, comment):
+    def write(self, text: str, version: int, comment: str) -> None:
         with self._connection() as connection:
             try:
-                # IMMEDIATE: the version is read under the same lock under which the next one is written.
+                # IMMEDIATE: one lock covers the reading of the version and the writing of the next.
                 connection.execute("BEGIN IMMEDIATE")
                 (current,) = connection.execute("SELECT max(version) FROM page").fetchone()
                 if current is None:
@@ -64,13 +70,13 @@ class Sqlite(Store):
             try:
                 connection.execute("COMMIT")
             except sqlite3.Error as exc:
-                # A full disk, say: whether the commit reached it is known only by looking again.
+                # A full disk, say: only another look shows whether the commit reached it.
                 raise Unanswered(self._trouble(exc)) from None
 
-    def create(self, text, comment):
+    def create(self, text: str, comment: str) -> bool:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o770)
-            # Whoever may write to it may take the token: the owner, and a group if the umask lets it.
+            # To write to it is to take the token: that is for the owner, and a group if the umask lets it.
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o660))
             with closing(sqlite3.connect(self.path, timeout=self._timeout, isolation_level=None)) as connection:
@@ -88,46 +94,45 @@ class Sqlite(Store):
         except (sqlite3.Error, OSError) as exc:
             raise errors.StoreError(self._trouble(exc)) from None
 
-    def operator(self):
-        # Under sudo, the person and not root.
-        try:
-            return os.environ.get("SUDO_USER") or getpass.getuser()
-        except (KeyError, OSError):
-            return None
+    def operator(self) -> str | None:
+        return people.login()
 
-    def checks(self):
+    def beside(self, address: str, key: str) -> Store:
+        raise errors.Invalid(f"{key}: only for a wiki page; with SQLite, leave it out")
+
+    def checks(self) -> Iterator[Check]:
         folder = self.path.parent
         try:
             mode = self.path.stat().st_mode
         except OSError as exc:
-            yield "file", False, self._missing() if isinstance(exc, FileNotFoundError) else self._trouble(exc)
+            yield Check("file", False, self._missing() if isinstance(exc, FileNotFoundError) else self._trouble(exc))
             return
         # SQLite keeps its journal beside the file while it writes.
         writable = os.access(folder, os.W_OK | os.X_OK)
-        yield "folder", writable, f"{folder} can be written to" if writable else f"make {folder} writable for you"
+        found = f"you can write to {folder}" if writable else f"make {folder} writable for you"
+        yield Check("folder", writable, found)
         if not os.access(self.path, os.R_OK | os.W_OK):
-            yield "file", False, f"{self.path} cannot be read and written by you; change its owner or rights"
+            yield Check("file", False, f"you cannot read and write {self.path}; change its owner or rights")
         elif mode & stat.S_IWOTH:
-            yield "file", False, f"everybody may write to {self.path}; run `chmod o-w {self.path}`"
+            yield Check("file", False, f"everybody may write to {self.path}; run `chmod o-w {self.path}`")
         else:
-            yield "file", True, f"{self.path} can be read and written"
+            yield Check("file", True, f"you can read and write {self.path}")
+        yield self._health()
+
+    def _health(self) -> Check:
         try:
             with self._connection() as connection:
                 (health,) = connection.execute("PRAGMA quick_check(1)").fetchone()
                 (synchronous,) = connection.execute("PRAGMA synchronous").fetchone()
-        except (sqlite3.Error, errors.StoreError) as exc:
-            yield "database", False, str(exc) if isinstance(exc, errors.StoreError) else self._trouble(exc)
-            return
-        sound = health == "ok" and synchronous >= 2
-        yield (
-            "database",
-            sound,
-            "sound, and saved to disk before a write counts"
-            if sound
-            else f"{self.path} is damaged: {health}; restore it",
-        )
+        except errors.StoreError as exc:
+            return Check("database", False, str(exc))
+        except sqlite3.Error as exc:
+            return Check("database", False, self._trouble(exc))
+        if health == "ok" and synchronous >= 2:
+            return Check("database", True, "sound, and saved to disk before a write counts")
+        return Check("database", False, f"{self.path} is damaged: {health}; restore it")
 
-    def _select(self, where, *values):
+    def _select(self, where: str, *values: int) -> Page:
         with self._connection() as connection:
             try:
                 row = connection.execute(
@@ -137,21 +142,21 @@ class Sqlite(Store):
                 raise errors.StoreError(self._trouble(exc)) from None
         if row is None:
             raise Missing(self._missing())
-        text, version, *rest = row
+        text, version, author, comment, saved = row
         if not isinstance(text, str):
-            raise errors.StoreError(f"{self.path}: version {version} is no text; restore the file")
-        return Page(text, version, *map(str, rest))
+            raise errors.StoreError(f"{self.path}: version {version} is not text; restore the file")
+        return Page(text, version, str(author), str(comment), str(saved))
 
-    def _insert(self, connection, version, text, comment):
+    def _insert(self, connection: sqlite3.Connection, version: int, text: str, comment: str) -> None:
         saved = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         connection.execute(
             "INSERT INTO page (version, text, comment, author, saved) VALUES (?, ?, ?, ?, ?)",
-            (version, text, comment, self.operator() or "?", saved),
+            (version, text, comment, people.login() or "?", saved),
         )
 
     @contextmanager
-    def _connection(self):
-        # mode=rw: SQLite's default would create an empty file wherever the path is misspelt.
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        # mode=rw: by default, SQLite would create an empty file for a misspelt path.
         address = f"file:{quote(str(self.path))}?mode=rw"
         try:
             connection = sqlite3.connect(address, uri=True, timeout=self._timeout, isolation_level=None)
@@ -162,7 +167,7 @@ class Sqlite(Store):
             raise errors.StoreError(self._trouble(exc)) from None
         with closing(connection):
             try:
-                # The first look into the file; it may not be a database, or an empty one, of an init that was ended.
+                # The first look into the file: it may be no database, or an empty one that an ended init left.
                 connection.execute("PRAGMA synchronous = FULL")
                 ours = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'page'").fetchone()
             except sqlite3.Error as exc:
@@ -171,8 +176,8 @@ class Sqlite(Store):
                 raise Missing(self._missing())
             yield connection
 
-    def _missing(self):
+    def _missing(self) -> str:
         return f"there is no token in {self.path}; create it once with `salt-run deploytoken.init`"
 
-    def _trouble(self, exc):
+    def _trouble(self, exc: Exception) -> str:
         return f"{self.path} cannot be used: {exc}; check the path, its rights and the disk"
