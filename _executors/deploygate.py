@@ -1,5 +1,5 @@
 """
-Ask the gate before every function that runs states.
+Asks the gate before every function that runs states.
 
 .. versionadded:: 0.1.0
 
@@ -12,24 +12,25 @@ In the minion's configuration:
       - direct_call
 
 A gate in the top file does not see ``state.apply foo``, ``state.sls_id``, ``state.single`` or ``exclude=``. An
-executor sees every function that is published to a minion, or called with ``salt-call``; but nothing that the minion
-starts by itself. The rule is one and stands in the execution module :py:mod:`deploygate
-<saltext.deploytoken.modules.deploygate>`.
+executor sees every function that is published to a minion or called with ``salt-call``, but nothing that the minion
+starts by itself. The rule is in the execution module :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>`.
 
-A minion that has the setting but not this file refuses every published function. Sync it first, or with
-``salt --module-executors='[direct_call]' '*' saltutil.sync_executors``.
+A minion with this setting but without this file refuses every published function. So sync the file first. Afterwards,
+only ``salt --module-executors='[direct_call]' '*' saltutil.sync_executors`` can.
+
+This file depends on Salt alone, because it travels to the minions without the rest of this extension.
 """
 
 from salt.exceptions import CommandExecutionError
 
-# The modules that run states on this minion, the second in a new snapshot of it (SUSE's; Salt 3006). Which of their
-# functions do is for the rule to say.
+# The modules that run states on this minion; SUSE's transactional_update runs them in a new snapshot of it (Salt
+# 3006). The rule knows which of their functions do.
 RUN_STATES = ("state.", "transactional_update.")
 
 
 def execute(opts, data, func, args, kwargs):
     """
-    Refuse a run that is not allowed, by raising. To return None leaves everything else to the next executor.
+    Refuse a run that is not allowed by raising an error. Else return None, which leaves the call to the next executor.
     """
     for name in _names(data, func):
         if not name.startswith(RUN_STATES):
@@ -44,7 +45,7 @@ def execute(opts, data, func, args, kwargs):
 
 
 def _names(data, func):
-    """The function to run. Of several in one publish, ``data["fun"]`` lists all; the loader's object says which."""
+    """The functions to ask about. Of several in one publish, ``data["fun"]`` lists all, and ``func`` is the one."""
     names = data.get("fun")
     if isinstance(names, str):
         return [names]

@@ -3,38 +3,38 @@ The gate's one rule: may this run change this minion?
 
 .. versionadded:: 0.1.0
 
-A run of states is let through when the deploy token is held and the run carries that hold's ref:
+A run of states passes if somebody holds the deploy token and the run carries the ref of that hold:
 
 .. code-block:: bash
 
     salt 'docs' state.apply pillar='{"deploytoken": {"ref": "f9c2a1b0"}}'
 
-The rule is asked in two places, because neither sees every run: by the executor ``deploygate``, before every function
-of ``state`` that is published or called, and by the state :py:func:`deploytoken.gate
-<saltext.deploytoken.states.deploytoken.gate>`, first in the top file, for what the minion starts by itself (schedule,
-start-up). Both are installed as ``docs/gate.md`` says.
+Two places ask the rule, because neither sees every run. The executor ``deploygate`` asks before each function of
+``state`` that is published to the minion or called on it. The state :py:func:`deploygate.passed
+<saltext.deploytoken.states.deploygate.passed>`, first in the top file, asks for what the minion starts by itself
+(schedule, start-up). ``docs/gate.md`` says how to install both.
 
-What the run says of itself comes with the run. What the *token* says must not: ``pillar=`` on a command line overrides
-the pillar that the states of the run see (measured on 3006.28 and 3008.3), external pillars included. The rule
-therefore has the pillar compiled once more, without any override, with a nonce that the external pillar
-``deploytoken`` must echo. An answer out of a cache cannot know the nonce. No answer, a late, stale or malformed one is
-a closed gate.
+What a run says of itself comes with the run, under the pillar key ``deploytoken``. What the *token* says must not come
+that way: ``pillar=`` on a command line overrides the pillar that the run's states see, external pillars included
+(measured on 3006.28 and 3008.3). So the rule compiles the pillar once more, without any override, and with a nonce.
+The external pillar ``deploytoken`` answers under the same key, and must echo the nonce: an answer out of a cache
+cannot know it. Without an answer, or with a late, stale or malformed one, the gate is closed.
 
-How strictly the rule is applied is set per minion by ``deploygate``, in the minion's configuration or, failing that,
-in pillar (which is read from the same fresh compilation, so that a run cannot switch its own gate off):
+``deploygate`` sets how strict the rule is on a minion: in the minion's configuration or, failing that, in pillar. It
+is read from that same fresh pillar, so a run cannot switch its own gate off.
 
 ``enforce``
-    the default. A run that is not allowed is refused.
+    The default. A run that is not allowed is refused.
 ``warn``
-    It runs, and the log, an event ``deploytoken/gate/warned`` and the gate state's warning say that it would have been
-    refused.
+    The run passes. The log, an event ``deploytoken/gate/warned`` and a warning of the gate's state say that it would
+    have been refused.
 ``off``
-    Nothing is asked.
+    Every run passes, and nothing is asked.
 
-In an emergency, ``pillar='{"deploytoken": {"break_glass": "why", "by": "Alice"}}'`` opens the gate: loudly, with an event
-``deploytoken/gate/broken``, and on the record that the master adds to the History at the next release.
+In an emergency, ``pillar='{"deploytoken": {"break_glass": "why", "by": "Alice"}}'`` opens the gate. It raises an event
+``deploytoken/gate/broken``, and the master keeps a record for the History entry of the next release.
 
-This file depends on nothing but Salt: it travels to the minions alone.
+This file depends on Salt alone, because it travels to the minions without the rest of this extension.
 """
 
 import logging
@@ -46,10 +46,12 @@ import salt.pillar
 log = logging.getLogger(__name__)
 
 MODES = ("enforce", "warn", "off")
-# For so many seconds the gate's state may go by what the executor has just heard for the same run.
+# The gate's own state, by which it asks for the run in which it stands.
+GATE_STATE = "deploygate.passed"
+# The gate's state may use the executor's answer for the same run for so many seconds.
 FRESH = 3
-# What only shows, tests, or stops a run. Every other function of `state` is taken to change the minion, those of later
-# Salts included.
+# These only show, test or stop a run. Every other function of `state`, also one of a later Salt, counts as changing
+# the minion.
 HARMLESS = (
     "state.check_request",
     "state.clear_cache",
@@ -76,10 +78,9 @@ HARMLESS = (
     "state.soft_kill",
     "state.test",
 )
-# Those that keep to `test=True`. Others (state.low, state.template, …) take the argument, and change things all the
-# same. The gate's own state speaks for the run in which it stands.
+# These honour `test=True`. Others (state.low, state.template, …) take the argument and change things all the same.
 HONOUR_TEST = (
-    "deploytoken.gate",
+    GATE_STATE,
     "state.apply",
     "state.high",
     "state.highstate",
@@ -89,7 +90,7 @@ HONOUR_TEST = (
     "state.sls_id",
     "state.top",
 )
-# Of SUSE's module for transactional systems, these run states; its other functions are not the gate's.
+# These functions of SUSE's module for transactional systems run states. The gate ignores its others.
 TRANSACTIONAL = (
     "transactional_update.apply",
     "transactional_update.highstate",
@@ -110,18 +111,18 @@ def check(pillar=None, test=False, fun="state.apply"):
         salt 'docs' deploygate.check pillar='{"deploytoken": {"ref": "f9c2a1b0"}}'
 
     pillar
-        (dict) The pillar that comes with the run. Its key ``deploytoken`` holds the ``ref`` of the hold under which it
+        (dict) The pillar that comes with the run. Its key ``deploytoken`` has the ``ref`` of the hold under which it
         runs, or ``break_glass`` and ``by``.
 
     test
-        (bool) Whether the run is one of ``test=True``. It is let through where the function keeps to it, and only if
-        this is True itself: of other values, Salt takes some for true and some for false.
+        (bool) Whether it is a run with ``test=True``. Such a run is allowed if the function honours test, and only for
+        ``True`` itself: Salt takes some other values for true and some for false.
 
     fun
-        (string) The function that wants to run.
+        (string) The function that would run.
 
-    Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and the way forward), ``mode``, and
-    ``warning`` (bool): allowed although the token does not allow it.
+    Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and what to do next), ``mode``, and
+    ``warning`` (bool): allowed, although the token does not allow it.
     """
     mode = _mode(__opts__.get("deploygate"))
     if mode == "off":
@@ -132,29 +133,29 @@ def check(pillar=None, test=False, fun="state.apply"):
         return _answer(True, mode, f"{fun} runs no states and passes the gate.")
 
     run = _run(pillar)
-    if fun == "deploytoken.gate" and (comment := _just_heard(run)):
+    if fun == GATE_STATE and (comment := _recall(run)):
         return _answer(True, mode, comment)
-    knock = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
+    question = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
     if run["break_glass"]:
-        knock["break_glass"] = {"why": run["break_glass"], "by": run["by"]}
-    fresh = _ask(knock)
+        question["break_glass"] = {"why": run["break_glass"], "by": run["by"]}
+    fresh = _ask(question)
     mode = mode or _mode(fresh.get("deploygate")) or "enforce"
     if mode == "off":
         return _answer(True, mode, "The gate of this minion is off.")
 
-    is_open, comment = _verdict(fresh.get("deploytoken"), knock["nonce"], run["ref"])
+    is_open, comment = _verdict(fresh.get("deploytoken"), question["nonce"], run["ref"])
     if is_open:
-        _hear(run, comment)
+        _remember(run, comment)
         return _answer(True, mode, comment)
     if run["break_glass"]:
         comment = f"Glass broken by {run['by']}: {run['break_glass']}. {comment}"
-        _raise_alarm("broken", comment, {"by": run["by"], "why": run["break_glass"], "fun": fun})
+        _announce("broken", comment, {"by": run["by"], "why": run["break_glass"], "fun": fun})
         return _answer(True, mode, comment, warning=True)
     if mode == "warn":
-        _raise_alarm("warned", comment, {"fun": fun})
+        _announce("warned", comment, {"fun": fun})
         return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
-    if _half_broken(pillar):
-        comment += ' In an emergency, break_glass needs who as well as why: {"break_glass": "WHY", "by": "NAME"}.'
+    if "break_glass" in _said(pillar):
+        comment += ' In an emergency, break_glass needs a name and a reason: {"break_glass": "WHY", "by": "NAME"}.'
     return _answer(False, mode, comment)
 
 
@@ -169,15 +170,15 @@ def ways():
         salt '*' deploygate.ways
 
     Returns a dictionary: ``mode``; ``executor``, ``gate_state`` and ``live_token``, whether each is in place (bool);
-    and ``open``, a list of lines. A line says what passes the gate, or keeps it from ever opening, and what to do.
+    and ``open``, a list of lines. Each line says what passes the gate, or why the gate never opens, and what to do.
     While there is one, the return code is 1.
 
-    The executor is told from the configuration with which the minion *runs*; ask through the master, not with
-    ``salt-call``. Of the schedule, the jobs are listed that run states and are seen neither by the gate state in the
-    top file nor by one in their own SLS. What is always open is named in ``docs/gate.md``.
+    Ask through the master, not with ``salt-call``: the executor is looked for in the configuration with which the
+    minion *runs*. A scheduled job is listed if it runs states and neither the gate's state in the top file nor one in
+    the job's own SLS sees it. ``docs/gate.md`` names what is always open.
     """
-    knock = {"nonce": secrets.token_hex(16), "ref": "", "fun": "deploygate.ways"}
-    fresh = _ask(knock)
+    question = {"nonce": secrets.token_hex(16), "ref": "", "fun": "deploygate.ways"}
+    fresh = _ask(question)
     token = fresh.get("deploytoken")
     mode = _mode(__opts__.get("deploygate")) or _mode(fresh.get("deploygate")) or "enforce"
     executors = __opts__.get("module_executors")
@@ -185,7 +186,7 @@ def ways():
         "mode": mode,
         "executor": isinstance(executors, list) and executors[:1] == ["deploygate"],
         "gate_state": _begins_with_gate("state.show_lowstate"),
-        "live_token": isinstance(token, dict) and token.get("nonce") == knock["nonce"] and not token.get("error"),
+        "live_token": isinstance(token, dict) and token.get("nonce") == question["nonce"] and not token.get("error"),
     }
     lines = []
     if mode != "enforce":
@@ -198,18 +199,18 @@ def ways():
     if not found["gate_state"]:
         lines.append("A scheduled highstate passes: put deploytoken.gate first into the top file.")
     if not found["live_token"]:
-        lines.append(f"The gate cannot open. {_verdict(token, knock['nonce'], '')[1]}")
-    lines += _scheduled(found["gate_state"])
+        lines.append(f"The gate cannot open. {_verdict(token, question['nonce'], '')[1]}")
+    lines += _open_jobs(found["gate_state"])
     if lines:
         __context__["retcode"] = 1
     return {**found, "open": lines}
 
 
-def _scheduled(gate_state):
+def _open_jobs(gate_state):
     """
     Lines about the jobs of the minion's schedule that run states past the gate.
 
-    Told from what the minion's schedule itself goes by: `schedule.list` asks that over the minion's event bus, and
+    This reads what the minion's schedule itself reads. `schedule.list` asks over the minion's event bus instead, and
     takes half a minute of silence for an empty schedule (3006.28 and 3008.3).
     """
     jobs = {}
@@ -233,10 +234,10 @@ def _scheduled(gate_state):
 
 
 def _job_passes(fun, args, kwargs, gate_state):
-    """Whether this job runs states without the gate: the schedule knows no executors (Salt 3006.28 and 3008.3)."""
+    """Whether this job runs states without the gate: the schedule calls no executors (Salt 3006.28 and 3008.3)."""
     if not fun.startswith(("state.", "transactional_update.")):
-        told = [*args, *kwargs.values()]  # such as module.run's relatives, which run what they are told to
-        return any(isinstance(value, str) and "state." in value for value in told)
+        # A function such as cmd.run or module.run can run states that its arguments name.
+        return any(isinstance(value, str) and "state." in value for value in [*args, *kwargs.values()])
     if not _runs_states(fun) or (kwargs.get("test") is True and fun in HONOUR_TEST):
         return False
     if kwargs.get("exclude") or fun not in ("state.apply", "state.highstate", "state.sls"):
@@ -248,25 +249,24 @@ def _job_passes(fun, args, kwargs, gate_state):
 
 
 def _begins_with_gate(show, *args, **kwargs):
-    """Whether a run begins with the gate's state, and ends there if it refuses. What cannot be told does not."""
+    """Whether a run begins with the gate's state, and ends there if it refuses. If that is unknown, it does not."""
     try:
-        low = __salt__[show](*args, **kwargs)
-        first = low[0]
-        return (first["state"], first["fun"], first.get("failhard")) == ("deploytoken", "gate", True)
+        first = __salt__[show](*args, **kwargs)[0]
+        return (f"{first['state']}.{first['fun']}", first.get("failhard")) == (GATE_STATE, True)
     except Exception:
-        log.debug("%s told nothing about the gate", show, exc_info=True)
+        log.debug("Cannot tell from %s whether the gate stands first", show, exc_info=True)
         return False
 
 
 def _runs_states(fun):
-    """Whether the gate must be asked. A function that is not known is asked about."""
+    """Whether the gate must be asked. An unknown function counts as running states."""
     if fun.startswith("transactional_update."):
         return fun in TRANSACTIONAL
     return fun not in HARMLESS
 
 
 def _mode(value):
-    """The mode's word, or None without one. YAML reads a bare ``off`` as False. A word that is no mode enforces."""
+    """The mode, or None if none is set. YAML reads a bare ``off`` as False. An unknown word enforces."""
     if value is None:
         return None
     if value is False:
@@ -274,59 +274,64 @@ def _mode(value):
     return value if value in MODES else "enforce"
 
 
+def _said(pillar):
+    """
+    What a run's pillar says of the run, as it was written.
+
+    With a nonce it is no word of the run but the master's answer to an earlier question, which ``pillar_cache: True``
+    can put there. The ref in it is that of the hold, and would open the gate to every run.
+    """
+    said = pillar.get("deploytoken") if isinstance(pillar, dict) else None
+    return said if isinstance(said, dict) and "nonce" not in said else {}
+
+
 def _run(pillar):
-    """What a run says of itself. Values of the wrong type, and a glass broken by nobody, are as good as missing."""
-    deploy = pillar.get("deploytoken") if isinstance(pillar, dict) else None
-    deploy = deploy if isinstance(deploy, dict) else {}
-    run = {key: str(deploy.get(key) or "").strip() for key in ("ref", "break_glass", "by")}
-    run["ref"] = run["ref"].zfill(8) if isinstance(deploy.get("ref"), int) else run["ref"]  # YAML drops leading zeros
+    """What a run says of itself, as strings: ``ref``, ``break_glass``, ``by``. Without ``by``, no glass is broken."""
+    said = _said(pillar)
+    run = {key: str(said.get(key) or "").strip() for key in ("ref", "break_glass", "by")}
+    run["ref"] = run["ref"].zfill(8) if isinstance(said.get("ref"), int) else run["ref"]  # YAML drops leading zeros
     if not run["by"]:
         run["break_glass"] = ""
     return run
 
 
-def _half_broken(pillar):
-    """Whether somebody wanted to break the glass, and left out why or who."""
-    deploy = pillar.get("deploytoken") if isinstance(pillar, dict) else None
-    return isinstance(deploy, dict) and "break_glass" in deploy
-
-
-def _hear(run, comment):
-    """Keep that the gate is open to this run; within it, and not for long."""
+def _remember(run, comment):
+    """Note that the gate has just opened for this run."""
     __context__["deploygate"] = {"run": run, "comment": comment, "at": time.monotonic()}
 
 
-def _just_heard(run):
+def _recall(run):
     """
-    What the executor has heard for this run, or None. Once: of two gate states, the second asks.
+    The comment with which the executor has just let this run through, or None. It serves once: a second gate state
+    asks.
 
-    The two ask one question, the executor as the run is called and the state as its first step, and each question is a
-    compilation of pillar. No pillar, argument or option of a run reaches ``__context__``. Its values, unlike itself,
-    are the same in the states of the run as in the executor before it (3006.29 and 3008.3).
+    Executor and state ask the same question, one as the run is called and the other as its first step, and each
+    question is a compilation of pillar. No pillar, argument or option of a run reaches ``__context__``. A run's states
+    see the values that the executor put there, though not the same ``__context__`` (3006.29 and 3008.3).
     """
-    heard = __context__.get("deploygate") or {}
-    known = dict(heard)
-    heard.clear()
+    kept = __context__.get("deploygate") or {}
+    known = dict(kept)
+    kept.clear()
     fresh = known and time.monotonic() - known["at"] <= FRESH
     return known["comment"] if fresh and known["run"] == run else None
 
 
-def _ask(knock):
-    """The fresh pillar, or one that says that there is none: whatever goes wrong, the answer is "closed"."""
+def _ask(question):
+    """The fresh pillar. Whatever goes wrong becomes an error in it, and closes the gate."""
     try:
-        return _fresh_pillar(knock)
+        return _fresh_pillar(question)
     except Exception as error:
-        log.debug("The live token could not be asked for", exc_info=True)
-        return {"deploytoken": {"nonce": knock["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
+        log.debug("Cannot ask for the live token", exc_info=True)
+        return {"deploytoken": {"nonce": question["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
 
 
-def _fresh_pillar(knock):
+def _fresh_pillar(question):
     """
     Compile this minion's pillar anew, as no run can forge it.
 
-    Without ``pillar_override``; without ``opts["pillar"]``, from which a masterless compilation starts, and which
-    holds the run's override; past this side's caches; and without Salt's many tries, so that a dead master closes the
-    gate soon.
+    Without ``pillar_override``. Without ``opts["pillar"]``, which holds the run's override, and from which a
+    masterless compilation starts. Past this minion's caches. And without Salt's many tries, so that a dead master soon
+    closes the gate.
     """
     opts = dict(__opts__)
     opts.update(pillar={}, pillar_cache=False, minion_data_cache=False, request_channel_tries=1)
@@ -336,7 +341,7 @@ def _fresh_pillar(knock):
         __opts__["id"],
         saltenv=opts.get("saltenv"),
         pillarenv=opts.get("pillarenv"),
-        extra_minion_data={"deploytoken": knock},
+        extra_minion_data={"deploytoken": question},
     )
     try:
         return compiler.compile_pillar()
@@ -349,8 +354,8 @@ def _verdict(token, nonce, ref):
     Whether this live token lets a run with this ref through, and the line that says why.
 
     token
-        What the fresh pillar says under ``deploytoken``: ``held_by``, ``ref``, ``reason``, ``since``, or ``error``;
-        and ``nonce``.
+        What the fresh pillar has under ``deploytoken``: ``held_by``, ``ref``, ``reason``, ``since``, or ``error``; and
+        ``nonce``.
     """
     if not isinstance(token, dict):
         return False, (
@@ -363,7 +368,7 @@ def _verdict(token, nonce, ref):
             "Does the master have `pillar_cache: True`?"
         )
     if token.get("error"):
-        return False, f"Refused: who holds the deploy token cannot be told ({token['error']}). Try again when it can."
+        return False, f"Refused: cannot tell who holds the deploy token ({token['error']}). Mend that, and run again."
     holder, current = token.get("held_by"), token.get("ref")
     if not holder:
         if "held_by" not in token:
@@ -380,10 +385,8 @@ def _verdict(token, nonce, ref):
             f"Refused: {hold}, typed by hand on the wiki page, without a ref that a run could carry. Ask {holder}.",
         )
     if not ref:
-        return (
-            False,
-            f'Refused: {hold}. Ask {holder}; {holder} runs it with pillar=\'{{"deploytoken": {{"ref": "{current}"}}}}\'.',
-        )
+        run = f'pillar=\'{{"deploytoken": {{"ref": "{current}"}}}}\''
+        return False, f"Refused: {hold}. Ask {holder}; {holder} runs it with {run}."
     if ref != current:
         return False, f"Refused: {hold} under ref {current}, and this run carries {ref}, which is over. Ask {holder}."
     return True, f"{hold}, and this run carries its ref {current}."
@@ -393,9 +396,10 @@ def _answer(allowed, mode, comment, warning=False):
     return {"allowed": allowed, "mode": mode or "enforce", "comment": comment, "warning": warning}
 
 
-def _raise_alarm(what, comment, data):
+def _announce(what, comment, data):
+    """Put into the log, and on the event bus, that a run passes although the token does not allow it."""
     log.warning("deploygate: %s", comment)
     try:
         __salt__["event.send"](f"deploytoken/gate/{what}", {"comment": comment, **data})
-    except Exception:  # an emergency run goes on even where the event bus is the emergency
+    except Exception:  # the run goes on: the event bus may be the very emergency
         log.warning("deploygate: the event could not be sent", exc_info=True)

@@ -4,13 +4,13 @@ The gate's rule over salt-ssh
 
 .. versionadded:: 0.1.0
 
-Over salt-ssh the far side knows no master, and no token: this machine compiles all that runs there. So the rule of the
-execution module :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>` is asked here, for the target and with
-its pillar, in place of there. The state ``deploytoken/gate.sls`` asks it while it is compiled, and the wrapper
-:py:mod:`state <saltext.deploytoken.wrapper.state>` before every function that runs states.
+Over salt-ssh the far side knows neither master nor token: this machine compiles all that runs there. So this machine
+asks the rule of the execution module :py:mod:`deploygate <saltext.deploytoken.modules.deploygate>`, for the target and
+with its pillar. ``deploytoken/gate.sls`` asks while it is compiled. The wrapper :py:mod:`state
+<saltext.deploytoken.wrapper.state>` asks before every function that runs states.
 
-The configuration is that of the gate on a master: ``deploytoken`` and ``ext_pillar``, in the configuration that
-salt-ssh uses.
+The configuration is that of the gate on a master: the keys ``deploytoken`` and ``ext_pillar``, in the configuration
+that salt-ssh uses.
 """
 
 import salt.loader
@@ -32,8 +32,7 @@ def check(pillar=None, test=False, fun="state.apply"):
     """
     far = dict(__opts__)
     here = dict(far["__master_opts__"])
-    # The target's name and environment, and everything else as it is here: what Salt itself does to compile the
-    # target's pillar.
+    # The target's name and environment, with all else from here. So does Salt itself to compile the target's pillar.
     opts = {**far, **here, "file_client": "local"}
     opts.update({key: far.get(key) for key in ("id", "grains", "saltenv", "pillarenv")})
     rule = salt.loader.minion_mods(opts)

@@ -4,12 +4,12 @@ The gate before every function that runs states over salt-ssh
 
 .. versionadded:: 0.1.0
 
-It stands before Salt's own wrapper of this name, to which it hands everything on. With ``deploytoken: {ssh_gate:
-true}`` in the configuration, a run of states is refused here that the gate's rule does not allow; without, nothing is
-asked. On minions this is the executor's part, but salt-ssh asks no executor before it compiles a run, and what it
-sends, ``state.pkg``, does not tell any more under which hold it runs (read in 3006.28 and 3008.3).
+This wrapper stands before Salt's own of the same name, and calls that one. With ``deploytoken: {ssh_gate: true}`` in
+the configuration, it refuses a run of states that the gate's rule does not allow. Without, it asks nothing. On minions
+the executor does this. But salt-ssh calls no executor before it compiles a run, and what it then sends, ``state.pkg``,
+no longer says under which hold it runs (read in 3006.28 and 3008.3).
 
-Why not the external pillar, which salt-ssh compiles before each of these functions? All that it can do is to fail, and
+Why not the external pillar, which salt-ssh compiles before each of these functions? It can only fail, and
 ``force=True``, ``state.single`` and ``state.low`` run with a pillar that failed.
 """
 
@@ -21,12 +21,12 @@ import salt.defaults.exitcodes
 import salt.loader.lazy
 
 SALTS_OWN = salt.client.ssh.wrapper.state
-# Over salt-ssh these take `test=True`, and change things all the same.
+# Over salt-ssh these take `test=True` and change things all the same.
 DEAF_TO_TEST = ("state.high", "state.low")
 
 
 def _gated(name):
-    """A function that asks the gate first, and then does what Salt's own of that name does."""
+    """A function that asks the gate, and then calls Salt's own function of that name."""
 
     def function(*args, **kwargs):
         refused = _refused(f"state.{name}", kwargs)

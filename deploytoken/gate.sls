@@ -6,12 +6,12 @@ The gate for every highstate: first in top.sls, for every gated minion.
         - deploytoken.gate
 
 It sees what the minion starts by itself. The executor `deploygate` sees the rest: see docs/gate.md. Over salt-ssh (where
-`opts` has the far side's `thin_dir`) the far side knows no token, and the machine that compiles this page answers.
+`opts` has the far side's `thin_dir`) the far side knows no token, so the machine that compiles this SLS asks the rule.
 -#}
 deploy token:
-  deploytoken.gate:
+  deploygate.passed:
     - order: first
     - failhard: True
 {%- if "thin_dir" in opts %}
-    - answer: {{ salt["deploygate.check"](pillar={"deploytoken": pillar.get("deploytoken")}, test=opts.test, fun="deploytoken.gate") | json }}
+    - answer: {{ salt["deploygate.check"](pillar={"deploytoken": pillar.get("deploytoken")}, test=opts.test, fun="deploygate.passed") | json }}
 {%- endif %}

@@ -1,4 +1,4 @@
-"""What the gate costs: executor and gate state of one run put one question, and never share more than that."""
+"""What the gate costs: executor and gate state of one run ask one question, and never share more than that."""
 
 import pathlib
 import time
@@ -37,10 +37,11 @@ def call(options, tmp_path):
     """``call(executors)``: a gated highstate by ``salt-call``, and how often it had the pillar compiled."""
 
     def highstate(*executors):
-        made = Config.make(tmp_path / "-".join(executors), **options, module_executors=list(executors))
+        minion = {**options, "module_executors": list(executors), "autoload_dynamic_modules": False}
+        folder = tmp_path / str(len(executors))
+        made = Config.make(folder, **minion)
         (made.folder / "master").rename(made.folder / "minion")
-        states = tmp_path / "-".join(executors) / "tree"
-        (states / "top.sls").write_text(yaml.safe_dump({"base": {"*": ["deploytoken.gate"]}}))
+        (folder / "tree" / "top.sls").write_text(yaml.safe_dump({"base": {"*": ["deploytoken.gate"]}}))
         asked = tmp_path / "asked"
         asked.unlink(missing_ok=True)
         answer = made.command(
@@ -58,7 +59,7 @@ def test_executor_and_state_of_one_run_ask_once(call, token):
 
 @pytest.fixture
 def gates(loaders, options, token):
-    """``executor(run)`` and ``state(run)`` of one process, which is called with that pillar: whether it may."""
+    """``executor(run)`` and ``state(run)`` in one process: whether a run with that pillar is allowed."""
     loaded = loaders("minion", **options)
 
     def executor(run):
@@ -69,9 +70,9 @@ def gates(loaders, options, token):
         return True
 
     def state(run):
-        # The last answer, which may serve all gates for 3 seconds, is over.
+        # The last answer, which all gates may use for 3 seconds, is gone.
         (pathlib.Path(loaded.opts["cachedir"]) / "deploytoken" / "live.json").unlink(missing_ok=True)
-        return loaded.modules["deploygate.check"](pillar=run, fun="deploytoken.gate")["allowed"]
+        return loaded.modules["deploygate.check"](pillar=run, fun="deploygate.passed")["allowed"]
 
     return executor, state
 

@@ -1,4 +1,4 @@
-"""A test run passes the gate, as it changes nothing: shown for each of Salt's functions of which that is believed."""
+"""A test run passes the gate because it changes nothing: shown for each function of Salt that the gate trusts."""
 
 import hashlib
 import json
@@ -44,9 +44,9 @@ def run(salt, mark, tmp_path):
     return lambda name, **named: salt.modules[f"state.{name}"](*arguments.get(name, ["work"]), **named)
 
 
-def test_these_are_all_of_which_the_gate_believes_it(salt):
-    believed = salt.modules["deploygate.check"].__globals__["HONOUR_TEST"]
-    assert set(believed) == {"deploytoken.gate", *(f"state.{name}" for name in FUNCTIONS)}
+def test_these_are_all_functions_that_the_gate_trusts(salt):
+    trusted = salt.modules["deploygate.check"].__globals__["HONOUR_TEST"]
+    assert set(trusted) == {"deploygate.passed", *(f"state.{name}" for name in FUNCTIONS)}
 
 
 @pytest.mark.parametrize("function", FUNCTIONS)
@@ -58,7 +58,7 @@ def test_a_test_run_changes_nothing_and_the_same_in_earnest_does(run, mark, func
 
 
 @pytest.mark.parametrize("function", ["test", "request"])
-def test_what_only_ever_tests_changes_nothing_whatever_it_is_told(run, mark, function):
+def test_what_only_ever_tests_changes_nothing_whatever_its_arguments(run, mark, function):
     assert run(function, test=False)
     assert not mark.exists()
 

@@ -1,4 +1,4 @@
-"""`deploygate.ways` tells of every known way round the gate that a minion leaves open, here without a master."""
+"""`deploygate.ways` lists every known way round the gate that a minion leaves open, here without a master."""
 
 import pytest
 
@@ -28,9 +28,9 @@ def ways(loaders, tmp_path, checkout):
         lines = "".join(f"    - {sls}\n" for sls in top)
         (roots / "top.sls").write_text(f"base:\n  '*':\n{lines}")
         salt = loaders("minion", **{**options, "file_roots": {"base": [str(roots)]}, **more})
-        told = salt.modules["deploygate.ways"]()
-        assert salt.retcode == (1 if told["open"] else 0)
-        return told
+        found = salt.modules["deploygate.ways"]()
+        assert salt.retcode == (1 if found["open"] else 0)
+        return found
 
     return asked
 
@@ -40,30 +40,30 @@ def test_a_minion_with_executor_gate_state_and_live_token_leaves_nothing_open(wa
 
 
 @pytest.mark.parametrize("executors", [None, [], ["direct_call"], ["direct_call", "deploygate"], "deploygate"])
-def test_an_executor_that_is_not_the_first_is_told(ways, executors):
-    told = ways(module_executors=executors)
-    assert not told["executor"]
-    assert "module_executors: [deploygate, direct_call]" in told["open"][0]
+def test_an_executor_that_is_not_the_first_is_listed(ways, executors):
+    found = ways(module_executors=executors)
+    assert not found["executor"]
+    assert "module_executors: [deploygate, direct_call]" in found["open"][0]
 
 
 @pytest.mark.parametrize("top", [(), ("work",), ("no.such.sls",)])
-def test_a_top_file_without_the_gate_is_told(ways, top):
-    told = ways(top)
-    assert not told["gate_state"]
-    assert "first into the top file" in told["open"][0]
+def test_a_top_file_without_the_gate_is_listed(ways, top):
+    found = ways(top)
+    assert not found["gate_state"]
+    assert "first into the top file" in found["open"][0]
 
 
 @pytest.mark.parametrize("mode", ["warn", "off", False])
-def test_a_gate_that_lets_everything_through_is_told(ways, mode):
-    told = ways(deploygate=mode)
-    assert told["mode"] in told["open"][0]
-    assert "Every run passes" in told["open"][0]
+def test_a_gate_that_lets_everything_through_is_listed(ways, mode):
+    found = ways(deploygate=mode)
+    assert found["mode"] in found["open"][0]
+    assert "Every run passes" in found["open"][0]
 
 
-def test_a_token_that_cannot_be_had_is_told(ways):
-    told = ways(ext_pillar=[])
-    assert not told["live_token"]
-    assert "The gate cannot open. Refused: the pillar of this minion has no live deploy token" in told["open"][0]
+def test_a_token_that_cannot_be_had_is_listed(ways):
+    found = ways(ext_pillar=[])
+    assert not found["live_token"]
+    assert "The gate cannot open. Refused: the pillar of this minion has no live deploy token" in found["open"][0]
 
 
 PASSES = {
@@ -76,8 +76,8 @@ PASSES = {
         "kwargs": {"exclude": [{"sls": "deploytoken.gate"}]},
     },
     "an SLS that is not there": {"function": "state.apply", "args": ["no.such.sls"]},
-    "told by another function": {"function": "cmd.run", "args": ["salt-call --local state.apply work"]},
-    "a test that is not kept to": {"function": "state.low", "args": [{}], "kwargs": {"test": True}},
+    "an argument of another function": {"function": "cmd.run", "args": ["salt-call --local state.apply work"]},
+    "a function that does not honour test": {"function": "state.low", "args": [{}], "kwargs": {"test": True}},
     "one of several": {"function": ["test.ping", "state.apply"], "args": ["work"]},
     "an old word": {"func": "state.apply", "args": ["work"]},
 }
@@ -93,12 +93,12 @@ GATED = {
 
 def test_each_scheduled_job_that_passes_the_gate_is_named_and_no_other(ways):
     schedule = {"enabled": True, **{name: {"hours": 24, **job} for name, job in {**PASSES, **GATED}.items()}}
-    told = ways(schedule=schedule)["open"]
-    named = {name for name in schedule for line in told if line.startswith(f"The scheduled job {name} (")}
+    found = ways(schedule=schedule)["open"]
+    named = {name for name in schedule for line in found if line.startswith(f"The scheduled job {name} (")}
     assert named == set(PASSES)
-    assert len(told) == len(PASSES)
+    assert len(found) == len(PASSES)
 
 
 def test_a_scheduled_highstate_passes_where_the_top_file_has_no_gate(ways):
-    told = ways(("work",), schedule={"nightly": {"function": "state.highstate"}})["open"]
-    assert any("nightly (state.highstate)" in line for line in told)
+    found = ways(("work",), schedule={"nightly": {"function": "state.highstate"}})["open"]
+    assert any("nightly (state.highstate)" in line for line in found)

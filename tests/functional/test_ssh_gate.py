@@ -1,4 +1,4 @@
-"""The gate over salt-ssh, as far as it can be told without a far side."""
+"""The gate over salt-ssh, as far as it can be checked without a far side."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from saltext.deploytoken import doctor, errors
 
 @pytest.fixture
 def opts(loaders, tmp_path):
-    """Of a laptop with a token, and the gate for salt-ssh."""
+    """The options of a laptop with a token and the gate for salt-ssh."""
     salt = loaders(deploytoken={"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice", "ssh_gate": True})
     salt.runners["deploytoken.init"]()
     return salt.opts

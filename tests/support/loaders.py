@@ -12,7 +12,7 @@ CHECKOUT = pathlib.Path(__file__).resolve().parent.parent.parent
 
 class Loaders:
     """
-    ``runners``, ``modules``, ``states``, as Salt loads them, and their common ``context``.
+    ``runners``, ``modules``, ``states`` and ``executors``, as Salt loads them, and their common ``context``.
 
     kind
         ``master`` (runners, and states as an orchestration sees them) or ``minion``.
@@ -36,6 +36,8 @@ class Loaders:
             "file_roots": {"base": [tree(folder)]},
             "pillar_roots": {"base": []},
             "module_dirs": [str(CHECKOUT)],
+            # There is nothing to sync, and no event bus to say so on: it would be looked for during a second.
+            "autoload_dynamic_modules": False,
             "id": "main_master" if kind == "master" else "kingfisher-main",
             "__role": kind,
             "pillar": {},

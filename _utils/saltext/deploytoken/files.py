@@ -12,43 +12,51 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 #: Seconds between two tries to get a lock.
 _PAUSE = 0.05
 
 
 def folder(cachedir: str | Path) -> Path:
-    """Return this extension's folder below ``cachedir``, made if it is missing; nobody else may look into it."""
+    """
+    Return this extension's folder below ``cachedir``. Makes it if it is missing, for its owner alone.
+
+    :raises OSError: when it cannot be made.
+    """
     path = Path(cachedir) / "deploytoken"
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 
 
 @contextlib.contextmanager
-def locked(path: Path, patience: float | None = None) -> Iterator[IO[str]]:
+def locked(path: Path, patience: float) -> Iterator[None]:
     """
-    Hold the lock of a file while the block runs; yield the file, open for reading and appending.
+    Keep every other process that asks for this lock out while the block runs.
 
-    :raises TimeoutError: somebody else has held it for ``patience`` seconds. With None, waits for as long as it takes.
+    ``path``
+        The file that is the lock, made if it is missing. It stays, and holds nothing. A file that is replaced cannot
+        be its own lock: the next process would lock the new one.
+    ``patience``
+        How many seconds to wait for the lock.
+
+    :raises TimeoutError: when another process still holds the lock then.
     """
-    deadline = None if patience is None else time.monotonic() + patience
-    with path.open("a+", encoding="utf-8", errors="replace") as file:
-        while deadline is not None:
+    deadline = time.monotonic() + patience
+    with path.open("a") as file:
+        while True:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed, or the process ends
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"{path} is locked") from None
+                    raise TimeoutError(f"{path} is still locked after {patience:g} seconds") from None
                 time.sleep(_PAUSE)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+        yield
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Return the dictionary in a file; an empty one if the file is missing, damaged or holds something else."""
+    """Return the dictionary in a file. It is empty if the file is missing, unreadable, damaged or no dictionary."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -58,14 +66,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def replace_json(path: Path, value: dict[str, Any]) -> None:
     """
-    Write a dictionary to a file in one step: others see the old one or the new one, and never a half.
+    Write a dictionary to a file in one step. Readers see the old content or the new, never a part of it.
 
-    :raises OSError: a full disk, say; the old file stands then, and no other is left behind.
+    The file is for its owner alone.
+
+    :raises OSError: when it cannot be written, as on a full disk. The old file then stays, and nothing is left behind.
     """
-    handle, name = tempfile.mkstemp(dir=path.parent)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with open(handle, "w", encoding="utf-8") as new:
             json.dump(value, new)
+            new.flush()
+            os.fsync(handle)  # or a power cut can leave the new name on an empty file
         os.replace(name, path)
     except BaseException:
         with contextlib.suppress(OSError):

@@ -3,104 +3,106 @@ The record of broken glass: runs that passed a closed gate in an emergency, unti
 
 .. versionadded:: 0.1.0
 
-The gate reports each one through the external pillar, so that the record needs neither a reactor nor a listener on the
-event bus. It is a file of JSON lines under ``cachedir``, and its lock keeps two processes apart.
+The gate reports each run through the external pillar, so the record needs neither a reactor nor a listener on the
+event bus. Each run is a file of its own under ``cachedir``, named by what it holds. So two processes need no lock, a
+run that is reported twice is one, and a full disk or a damaged file takes no other run with it.
 
-Where the file cannot be used, a release goes on without it; what stands there waits for the next one.
+A release goes on where the record cannot be used. The next release reports what the record holds.
 """
 
-import datetime
-import fcntl
+from __future__ import annotations
+
+import dataclasses
+import hashlib
 import json
 import logging
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
-from saltext.deploytoken import page
+from saltext.deploytoken import files, page, text
 
 log = logging.getLogger(__name__)
 
-#: A record is a line in the History: of so many characters, at most.
-LENGTH = 200
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Run:
+    """One run that broke the glass: when (UTC, to the minute), on which minion, who, why, and the function."""
+
+    when: str
+    minion: str
+    by: str
+    why: str
+    fun: str
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        content = json.dumps(dataclasses.astuple(self))
+        return f"{hashlib.sha256(content.encode()).hexdigest()[:32]}.json"
 
 
-def record(cachedir, minion_id, break_glass, fun=None):
+def record(cachedir: str | Path, minion_id: str, break_glass: Mapping[str, Any], fun: str | None = None) -> None:
     """
-    Put one run on record. What a minion sends is kept to one line of text.
+    Put one run on record. Each word from the minion becomes one short line of text.
 
-    ``break_glass`` (dict)
+    ``break_glass``
         ``by`` and ``why``.
+
+    :raises OSError: when it cannot be written.
     """
-    entry = {
-        "minion": minion_id,
-        "by": _line(break_glass.get("by")),
-        "why": _line(break_glass.get("why")),
-        "fun": _line(fun),
-        "when": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-    }
-    with _open(cachedir) as file:
-        if entry not in _entries(file):  # the executor and the gate state report the same run
-            # Begun anew: the line before it may have been cut off, and would take it along.
-            file.write("\n" + json.dumps(entry) + "\n")
+    run = Run(
+        when=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        minion=minion_id,
+        by=_line(break_glass.get("by")),
+        why=_line(break_glass.get("why")),
+        fun=_line(fun),
+    )
+    files.replace_json(_folder(cachedir) / run.file, dataclasses.asdict(run))
 
 
-def pending(cachedir):
-    """
-    Return what is on record and not yet in the History: a list of dictionaries ``minion``, ``by``, ``why``, ``fun``,
-    ``when``.
-    """
+def pending(cachedir: str | Path) -> list[Run]:
+    """Return the runs on record that are not yet in the History, the oldest first."""
     try:
-        with _open(cachedir) as file:
-            return _entries(file)
+        paths = list(_folder(cachedir).glob("*.json"))
     except OSError as exc:
-        log.warning("Whether somebody broke the glass of a gate cannot be told: %s", exc)
+        log.warning("Cannot tell whether somebody broke the glass of a gate: %s", exc)
         return []
+    return sorted(run for path in paths if (run := _read(path)))
 
 
-def forget(cachedir, entries):
-    """
-    Take entries off the record, once the History has them.
-    """
+def forget(cachedir: str | Path, runs: Iterable[Run]) -> None:
+    """Take runs off the record, once the History has them."""
     try:
-        with _open(cachedir) as file:
-            rest = [entry for entry in _entries(file) if entry not in entries]
-            file.seek(0)
-            file.truncate()
-            file.writelines(json.dumps(entry) + "\n" for entry in rest)
+        for run in runs:
+            (_folder(cachedir) / run.file).unlink(missing_ok=True)
     except OSError as exc:
-        log.warning("The next release will say once more who broke the glass of a gate: %s", exc)
+        log.warning("The next release will say again who broke the glass of a gate: %s", exc)
 
 
-def notes(entries):
-    """
-    Return one note for the History per person and reason.
-    """
-    runs = {}
-    for entry in entries:
-        runs.setdefault((entry["by"], entry["why"]), set()).add(entry["minion"])
-    found = [f"{by} broke the glass on {', '.join(sorted(minions))}: {why}" for (by, why), minions in runs.items()]
-    return [note if len(note) <= 2 * LENGTH else note[: 2 * LENGTH - 1] + "…" for note in found]
+def notes(runs: Iterable[Run]) -> list[str]:
+    """Return one note for the History per person and reason."""
+    minions: dict[tuple[str, str], set[str]] = {}
+    for run in runs:
+        minions.setdefault((run.by, run.why), set()).add(run.minion)
+    found = [f"{by} broke the glass on {', '.join(sorted(names))}: {why}" for (by, why), names in minions.items()]
+    return [text.shortened(page.tame(note), 2 * text.LENGTH) for note in found]
 
 
-def _open(cachedir):
-    path = Path(cachedir) / "deploytoken" / "broken-glass.jsonl"
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = path.open("a+", encoding="utf-8", errors="replace")
-    fcntl.flock(file, fcntl.LOCK_EX)  # until it is closed
-    return file
+def _folder(cachedir: str | Path) -> Path:
+    path = files.folder(cachedir) / "broken-glass"
+    path.mkdir(mode=0o700, exist_ok=True)
+    return path
 
 
-def _entries(file):
-    file.seek(0)
-    entries = []
-    for line in file:
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue  # a line that was cut off when the disk was full
-        if isinstance(entry, dict) and all(isinstance(entry.get(key), str) for key in ("minion", "by", "why")):
-            entries.append(entry)
-    return entries
+def _read(path: Path) -> Run | None:
+    found = files.read_json(path)
+    if found.keys() == Run.__dataclass_fields__.keys() and all(isinstance(value, str) for value in found.values()):
+        return Run(**found)
+    log.warning("%s is damaged: it does not say who broke the glass of a gate", path)
+    return None
 
 
-def _line(value):
-    return page.tame(str(value or ""))[:LENGTH]
+def _line(value: Any) -> str:
+    return text.shortened(" ".join(text.printable(str(value or "")).split()))

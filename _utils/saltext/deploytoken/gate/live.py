@@ -1,100 +1,103 @@
 """
-The token's state, for many gates at once.
+The live token, for many gates at once.
 
 .. versionadded:: 0.1.0
 
-A highstate on a hundred minions is a hundred questions within a second, spread over the master's worker processes. The
-wiki is asked once: a small file under ``cachedir`` holds the last answer, and a lock beside it makes the others wait
-for the one who asks. An error is an answer as well, so that a dead wiki is waited for once and not a hundred times.
+A highstate on a hundred minions asks a hundred questions within a second, in several processes of the master. Only one
+of them asks the wiki: a small file under ``cachedir`` keeps the last answer, and a lock beside it makes the others
+wait. An error is an answer too. So a dead wiki is waited for once, not a hundred times.
 """
 
-import contextlib
-import dataclasses
-import fcntl
-import hashlib
-import json
-import logging
-import os
-import tempfile
-import time
-from pathlib import Path
+from __future__ import annotations
 
-from saltext.deploytoken import config, errors, token
+import dataclasses
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from saltext.deploytoken import config, errors, files, token
 from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
 
-#: For so many seconds an answer may serve others. A token that is taken over closes the gate within this time.
+#: Others may use an answer for so many seconds. A token that is taken over closes the gate within this time.
 MAX_AGE = 3
-#: So many seconds are spent on asking the wiki, at most, whatever it does.
+#: Asking the wiki takes at most so many seconds, whatever the wiki does.
 TIMEOUT = 5
-#: So many seconds a gate waits for the one that asks.
+#: A gate waits so many seconds for another one that is asking.
 PATIENCE = 2 * TIMEOUT
 
 
-def answer(opts, minion_id, knock):
+def answer(opts: Mapping[str, Any], minion_id: str, question: Mapping[str, Any]) -> dict[str, Any]:
     """
     Answer one minion's gate.
 
-    ``opts`` (dict)
+    ``opts``
         The master's configuration.
+    ``minion_id``
+        The minion that asks.
+    ``question``
+        ``ref``, which the run carries, or empty; ``break_glass``, which is put on record; ``fun``.
 
-    ``minion_id`` (string)
-        Who asks.
-
-    ``knock`` (dict)
-        The question: ``ref``, under which the run goes, or empty; ``break_glass``, which is put on record; ``fun``.
-
-    Returns ``held_by``, ``ref``, ``reason`` and ``since``, or ``error``. Never raises: an exception in an external
-    pillar would disturb more than the gate.
+    Returns ``held_by``, ``ref``, ``reason`` and ``since``, or ``error`` in one line. Never raises: an exception in an
+    external pillar would disturb more than the gate.
     """
-    return _told(_answer, opts, minion_id, knock)
+    return _or_error(lambda: _answer(opts, minion_id, question))
 
 
-def _told(find, *args):
-    """What is found, or the error in one line."""
+def _or_error(find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``find`` returns, or its error in one line."""
     try:
-        return find(*args)
+        return find()
     except errors.Error as error:
         return {"error": str(error)}
-    except Exception as error:  # its text may hold what minions should not see; the master's log is for the master
-        log.exception("The live deploy token cannot be told")
+    except Exception as error:  # its words may hold what minions must not see; only the master's log has them
+        log.exception("Cannot tell who holds the deploy token")
         return {"error": f"{type(error).__name__}; see the master's log"}
 
 
-def _answer(opts, minion_id, knock):
-    if knock.get("break_glass"):
-        glass.record(opts["cachedir"], minion_id, knock["break_glass"], knock.get("fun"))
-    return _shared(Path(opts["cachedir"]), config.parse(opts), knock.get("ref"))
-
-
-def _shared(cachedir, conf, ref):
-    """The last answer if it will do, else a new one, for everybody who waits for the lock in the meantime."""
+def _answer(opts: Mapping[str, Any], minion_id: str, question: Mapping[str, Any]) -> dict[str, Any]:
+    if question.get("break_glass"):
+        glass.record(opts["cachedir"], minion_id, question["break_glass"], question.get("fun"))
+    folder = files.folder(opts["cachedir"])
+    conf = config.parse(opts)
     arrived = time.time()
-    folder = cachedir / "deploytoken"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "live.json"
+    try:
+        with files.locked(folder / "live.lock", PATIENCE):
+            return _shared(folder / "live.json", conf, question.get("ref"), arrived)
+    except TimeoutError:
+        raise errors.StoreError(f"no answer from the wiki within {PATIENCE} seconds") from None
+
+
+def _shared(path: Path, conf: config.Config, ref: str | None, arrived: float) -> dict[str, Any]:
+    """The last answer if this run may use it, else a new one, which the processes that wait for the lock then find."""
     store = hashlib.sha256(conf.store.encode()).hexdigest()
-    with _lock(folder / "live.lock"):
-        last = _read(path)
-        if last.get("store") == store and _will_do(last, ref, arrived):
-            return last["token"]
-        asked = time.time()
-        found = _ask(conf)
-        _write(path, {"store": store, "asked": asked, "answered": time.time(), "token": found})
-        return found
+    last = _read(path)
+    if last.get("store") == store and _will_do(last, ref, arrived):
+        known: dict[str, Any] = last["token"]
+        return known
+    asked = time.time()
+    found = _ask(conf)
+    try:
+        files.replace_json(path, {"store": store, "asked": asked, "answered": time.time(), "token": found})
+    except OSError:
+        log.warning("Each gate asks the wiki for itself: cannot write %s", path, exc_info=True)
+    return found
 
 
-def _will_do(last, ref, arrived):
+def _will_do(last: Mapping[str, Any], ref: str | None, arrived: float) -> bool:
     """
-    Whether the last answer serves this run.
+    Whether this run may use the last answer.
 
-    Always, if the wiki was asked after the run knocked. A slightly older one serves unless it would turn away a run
-    that carries a ref: that hold may have been acquired a second ago. The age of a token counts from the question,
-    that of an error from its end, or a slow wiki would be waited for by one gate after the other.
+    Always, if the wiki was asked after this question arrived. A slightly older answer will do, unless it would refuse
+    a run that carries a ref: that hold may have been acquired a second ago. A token's age counts from the question.
+    An error's age counts from its end, or one gate after the other would wait for a slow wiki.
     """
     now = time.time()
-    if not last["asked"] <= last["answered"] <= now:  # the clock was set back: the age cannot be told
+    if not last["asked"] <= last["answered"] <= now:  # the clock was set back, so the age is unknown
         return False
     if last["asked"] >= arrived:
         return True
@@ -104,48 +107,21 @@ def _will_do(last, ref, arrived):
     return not ref or failed or last["token"]["ref"] == ref
 
 
-def _ask(conf):
-    """Ask the wiki, once and not for long: one look is one request, and a store bounds the whole of it."""
-    return _told(_status, dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT)))
+def _ask(conf: config.Config) -> dict[str, Any]:
+    """Ask the wiki, once and not for long: one look is one request, and a store limits the time of all of it."""
+    return _or_error(lambda: _status(dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT))))
 
 
-def _status(conf):
+def _status(conf: config.Config) -> dict[str, Any]:
     with token.Token(conf) as live:
         status = live.status()
     return {key: status[key] for key in ("held_by", "ref", "reason", "since")}
 
 
-@contextlib.contextmanager
-def _lock(path):
-    deadline = time.monotonic() + PATIENCE
-    with path.open("a") as lock:
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise errors.StoreError(f"no answer from the wiki within {PATIENCE} seconds") from None
-                time.sleep(0.05)
-        yield
-
-
-def _read(path):
-    """The last answer, or an empty one: a file that is missing or damaged is as good as too old."""
-    try:
-        last = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(last["token"], dict) and ("error" in last["token"] or "ref" in last["token"]):
-            return {**last, "asked": float(last["asked"]), "answered": float(last["answered"])}
-    except (OSError, ValueError, TypeError, KeyError):
-        pass
-    return {}
-
-
-def _write(path, last):
-    """Replace the file in one step; without it, everybody asks for themselves."""
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as new:
-            json.dump(last, new)
-        os.replace(new.name, path)
-    except OSError:
-        log.warning("The live deploy token cannot be shared through %s", path, exc_info=True)
+def _read(path: Path) -> dict[str, Any]:
+    """The last answer, or an empty dictionary: a damaged file counts as too old."""
+    last = files.read_json(path)
+    said = last.get("token")
+    times = [last.get("asked"), last.get("answered")]
+    whole = isinstance(said, dict) and ("error" in said or "ref" in said) and all(type(at) is float for at in times)
+    return last if whole else {}
