@@ -6,6 +6,8 @@ import pytest
 from salt.exceptions import SaltClientError
 
 from saltext.deploytoken import errors
+from saltext.deploytoken.machines import master
+from saltext.deploytoken.machines.master import Master
 
 
 @pytest.fixture
@@ -32,29 +34,21 @@ def opts(loaders):
     ],
 )
 def test_a_target_means_these_minions(opts, target, target_type, expected):
-    from saltext.deploytoken.machines import master as minions
-
-    assert minions.expect(opts, target, target_type) == (expected, {})
+    assert Master(opts).expect(target, target_type) == (expected, {})
 
 
 def test_a_listed_minion_without_a_key_is_named(opts):
-    from saltext.deploytoken.machines import master as minions
-
-    expected, unknown = minions.expect(opts, "web1, web9", "list")
+    expected, unknown = Master(opts).expect("web1, web9", "list")
     assert expected == ["web1"]
     assert "salt-key" in unknown["web9"]
 
 
 def test_a_type_that_salt_does_not_have_is_refused(opts):
-    from saltext.deploytoken.machines import master as minions
-
     with pytest.raises(errors.Invalid, match="target_type: 'globb' is none of glob"):
-        minions.expect(opts, "web*", "globb")
+        Master(opts).expect("web*", "globb")
 
 
 def test_of_several_questions_an_answer_has_what_was_said_to_each(monkeypatch):
-    from saltext.deploytoken.machines import master as minions
-
     answers = {
         "a": {"x.y": "1", "x.z": False},
         "ordered": ["1", False],  # `multifunc_ordered` in the minion's configuration
@@ -64,8 +58,9 @@ def test_of_several_questions_an_answer_has_what_was_said_to_each(monkeypatch):
         "empty": None,
     }
     heard = {minion: {"ret": ret, "retcode": 0} for minion, ret in answers.items()}
-    monkeypatch.setattr(minions, "within", lambda *args, **kwargs: heard)
-    found = minions.several({}, list(answers), {"x.y": ["1"], "x.z": []})
+    machines = Master({})
+    monkeypatch.setattr(machines, "collect_returns", lambda *args, **kwargs: heard)
+    found = machines.call_all(list(answers), {"x.y": ["1"], "x.z": []})
     assert found == {"a": ["1", False], "ordered": ["1", False], "half": ["1", None]}
 
 
@@ -102,37 +97,56 @@ class InterruptedLater(Interrupted):
 
 @pytest.mark.parametrize("interruption", [KeyboardInterrupt(), SystemExit(0)], ids=repr)
 def test_an_interruption_while_the_master_is_asked_is_not_a_master_that_is_away(opts, monkeypatch, interruption):
-    from saltext.deploytoken.machines import master as minions
+    machines = Master(opts)
 
     def client(cls):
-        monkeypatch.setattr(minions.salt.client, "get_local_client", lambda mopts: cls(interruption))
+        monkeypatch.setattr(machines, "_client", lambda: cls(interruption))
 
     client(Interrupted)
     for ask in (
-        lambda: minions.ask(opts, "web1", "glob", "test.ping"),
-        lambda: minions.within(opts, ["web1"], "test.ping"),
-        lambda: list(minions.follow(opts, ["web1"], "test.ping")),
+        lambda: machines.ask_busy("web1"),
+        lambda: machines.collect_returns(["web1"], "test.ping"),
+        lambda: list(machines.follow(["web1"], "test.ping", {}, print)),
     ):
         with pytest.raises(type(interruption)):
             ask()
     client(InterruptedLater)
     with pytest.raises(type(interruption)):
-        list(minions.follow(opts, ["web1"], "test.ping"))
+        list(machines.follow(["web1"], "test.ping", {}, print))
 
 
 def test_one_look_alone_does_not_make_a_minion_silent():
-    from saltext.deploytoken.machines import master as minions
-
     now = 0
-    silence = minions.Silence(clock=lambda: now)
+    silence = master.Silence(60, clock=lambda: now)
     assert silence.lasts({"a", "b", "c"}, {"a": True, "b": False}) == {}
-    now = minions.PATIENCE - 1
+    now = 60 - 1
     # Heard again: b goes on, and the silence of c is over.
     assert silence.lasts({"a", "b", "c"}, {"b": True, "c": True}) == {}
-    now += minions.PATIENCE
+    now += 60
     lost = silence.lasts({"a", "b", "c"}, {"b": False})
     assert list(lost) == ["a"]
     assert "does not answer any more" in lost["a"]
     lost = silence.lasts({"b", "c"}, {"b": False})
     assert list(lost) == ["b"]
     assert "ended without a return" in lost["b"]
+
+
+@pytest.mark.parametrize("patience", ["soon", 0, True])
+def test_a_patience_that_is_none_is_refused_by_name(opts, patience):
+    with pytest.raises(errors.Invalid, match=r"^deploytoken\.patience: "):
+        Master({**opts, "deploytoken": {"patience": patience}})
+
+
+def test_a_client_is_made_for_the_user_of_the_master_and_not_for_the_caller(tmp_path):
+    """In an orchestration under sudo, Salt sets `user` to sudo_alice, of whom there is no key."""
+    (tmp_path / "master").write_text("user: salt\n")
+    opts = {"conf_file": str(tmp_path / "master"), "user": "sudo_alice"}
+    assert Master(opts).opts["user"] == "salt"
+
+
+def test_a_list_is_required_in_its_order_and_whole(opts):
+    assert Master(opts).require("web2,db,web2", "list") == ["web2", "db"]
+    with pytest.raises(errors.Busy, match="web9 has no accepted key"):
+        Master(opts).require(["web2", "web9"], "list")
+    with pytest.raises(errors.Busy, match="matches no minion"):
+        Master(opts).require("nobody*")

@@ -185,33 +185,30 @@ def test_a_queue_that_nothing_starts_is_stuck_and_not_waited_for(cluster, config
     assert answer.data["stuck"][0]["id"].endswith(job[:6])
 
 
-def test_the_state_stops_an_orchestration_and_says_whom_to_ask(cluster, configure, scrapyd):
-    cluster.sls(
-        "steps",
-        {
-            "idle": {
-                "busy.idle": [{"target": "k*"}, {"consent": "{{ pillar.get('deploy', {}).get('consent') | json }}"}]
-            },
-            "next": {"test.succeed_without_changes": [{"require": [{"busy": "idle"}]}]},
-        },
-    )
-    text = (cluster.states / "steps.sls").read_text().replace("'{{", "{{").replace("}}'", "}}").replace("''", "'")
-    cluster.sls("steps", text)
+def test_the_step_stops_an_orchestration_and_says_whom_to_ask(cluster, configure, scrapyd):
+    """An orchestration of a team's own, with two of our steps and one of its own after them."""
+    steps = {
+        "request": {"deploytoken.requested": []},
+        "idle": {"deploytoken.idle": [{"require": [{"deploytoken": "request"}]}]},
+        "next": {"test.succeed_without_changes": [{"require": [{"deploytoken": "idle"}]}]},
+    }
+    cluster.sls("steps", steps)
+    asked = {"target": "k*", "reason": "upgrade"}
 
-    idle = cluster.orchestrate("steps")
-    assert [row["result"] for row in states(idle)] == [True, True], idle
-    assert states(idle)[0]["expected"] == ["kingfisher-main"]
+    idle = cluster.orchestrate("steps", **asked)
+    assert [row["result"] for row in states(idle)] == [True, True, True], idle
+    assert states(idle)[1]["expected"] == ["kingfisher-main"]
 
     scrapyd.running(scrapyd.schedule(note="Started by Ana"))
     configure({"scrapyd": [{"url": scrapyd.url}]})
     for test in (None, True):
-        busy = cluster.orchestrate("steps", test=test)
-        assert [row["result"] for row in states(busy)] == [False, False], busy
+        busy = cluster.orchestrate("steps", test=test, **asked)
+        assert [row["result"] for row in states(busy)] == [True, False, False], busy
         assert busy.code == 1
-        assert "Started by Ana" in states(busy)[0]["comment"]
-        assert 'by: "WHO AGREED"' in states(busy)[0]["comment"]
+        assert "Started by Ana" in states(busy)[1]["comment"]
+        assert 'by: "WHO AGREED"' in states(busy)[1]["comment"]
 
-    agreed = cluster.orchestrate("steps", consent={"by": "Jane", "for": ["kingfisher-main/scrapyd/*"]})
-    assert [row["result"] for row in states(agreed)] == [True, True], agreed
-    assert states(agreed)[0]["consented"]["by"] == "Jane"
-    assert states(agreed)[0]["changes"] == {}
+    agreed = cluster.orchestrate("steps", **asked, consent={"by": "Jane", "for": ["kingfisher-main/scrapyd/*"]})
+    assert [row["result"] for row in states(agreed)] == [True, True, True], agreed
+    assert states(agreed)[1]["consented"]["by"] == "Jane"
+    assert states(agreed)[1]["changes"] == {}

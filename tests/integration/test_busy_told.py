@@ -62,9 +62,9 @@ def test_the_minion_the_master_and_the_runner_show_people_the_same_short_table(c
     by_runner = table(cluster.run("busy.check", "kingfisher-main", out=None))
 
     rows = [
-        "  1 day       named     scrapyd      spider_a",
+        "  25 hours    named     scrapyd      spider_a",
         "                                     ask: Jane Doe",
-        "  1 day       named     scrapyd      spider_b",
+        "  25 hours    named     scrapyd      spider_b",
         "                                     ask: Jane Doe",
     ]
     assert by_salt[:5] == ["kingfisher-main: busy", *rows]
@@ -138,7 +138,7 @@ def test_waiting_for_idle_comes_before_the_token_and_tells_what_is_left(cluster,
     told = []
     for line in process.stderr:
         told.append(line)
-        if "spider_a on kingfisher-main for 1 day" in line:
+        if "spider_a on kingfisher-main for 25 hours" in line:
             assert len(redmine.versions(cluster.page)) == versions  # nothing is written while it waits
             runs()
             break
@@ -185,9 +185,10 @@ def test_what_began_after_jane_agreed_blocks_and_the_history_says_what_she_agree
 
 
 def test_a_minion_without_checks_is_said_to_be_idle_for_that_reason(cluster, runs):
-    cluster.sls("step", {"idle": {"busy.idle": [{"target": "docs,kingfisher-main"}, {"target_type": "list"}]}})
+    after = {"require": [{"deploytoken": "request"}]}
+    cluster.sls("steps", {"request": {"deploytoken.requested": []}, "idle": {"deploytoken.idle": [after]}})
 
-    answer = cluster.orchestrate("step")
+    answer = cluster.orchestrate("steps", target=["docs", "kingfisher-main"], reason="upgrade")
 
     assert answer.code == 0, answer
-    assert states(answer)[0]["comment"] == "Idle: docs (no checks configured), kingfisher-main"
+    assert states(answer)[1]["comment"] == "Idle: docs (no checks configured), kingfisher-main"

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 
-from tests.support.deploy import REASON, STEPS, comment, deploy, held, results, variant
+from tests.support.deploy import REASON, STEPS, comment, deploy, held, impatient, results, variant
 from tests.support.salt import states
 
 
@@ -53,7 +53,7 @@ def test_the_graceful_way_deploys_named_parts_of_many_while_spiders_run(site, re
     # What goes on meanwhile is on standard error.
     assert "batch 2 of 2: kingfisher-main" in answer.stderr
     assert "kingfisher-main: done in" in answer.stderr
-    assert "deploytoken.release: done" in answer.stderr
+    assert "cleanup: done" in answer.stderr
 
 
 def test_a_busy_minion_stops_the_deploy_before_the_token_and_names_whom_to_ask(site, redmine):
@@ -132,10 +132,10 @@ def test_a_token_held_by_bob_stops_the_deploy(site, redmine):
     assert redmine.text(site.page) == before
 
 
-def test_a_minion_that_does_not_answer_stops_the_deploy(site, redmine):
+def test_a_minion_that_does_not_answer_stops_the_deploy(site, redmine, tmp_path):
     before = redmine.text(site.page)
     with site.ghost():
-        answer = deploy(site, target="docs,ghost", target_type="list")
+        answer = deploy(impatient(site, tmp_path / "etc"), target="docs,ghost", target_type="list")
     assert answer.code == 1
     assert "ghost" in comment(answer, "idle")
     assert not site.changed.exists()

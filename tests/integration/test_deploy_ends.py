@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from tests.support.deploy import BOTH, IMPATIENT, REASON, comment, deploy, held, results, step, stopped, variant
+from tests.support.deploy import BOTH, REASON, comment, deploy, held, impatient, results, step, stopped, variant
 from tests.support.wait import until
 
 
@@ -65,7 +65,7 @@ def test_a_token_that_is_taken_over_between_two_batches_stops_the_next(site, red
 
 @pytest.mark.parametrize("on_failure", ["hold", "release"])
 def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midway, on_failure, redmine, tmp_path):
-    deploying = midway.start(variant(site, tmp_path / "etc", **IMPATIENT), on_failure=on_failure)
+    deploying = midway.start(impatient(site, tmp_path / "etc"), on_failure=on_failure)
     midway.begun()
     if on_failure == "hold":
         with stopped(site.minions["docs"]):
@@ -87,7 +87,7 @@ def test_a_minion_that_goes_silent_in_the_middle_keeps_the_token_held(site, midw
 
 def test_a_batch_with_a_minion_down_is_never_a_success(site, tmp_path):
     # With `batch` and `subset`, salt.state succeeds here.
-    config = variant(site, tmp_path / "etc", **IMPATIENT)
+    config = impatient(site, tmp_path / "etc")
     ref = site.run("deploytoken.acquire", reason=REASON).data["ref"]
     with site.ghost():
         answer = config.run("deploystates.apply", target="docs,ghost", target_type="list", ref=ref, batch=1)
@@ -232,7 +232,7 @@ def test_repositories_are_updated_or_stop_the_deploy(site, redmine, repository, 
     assert {found[name] for name in ("repositories", "token", "deploy", "cleanup")} == {None}
     page = report(answer)
     assert page.startswith("TEST: nothing was changed")
-    for words in ("Would be updated: states", "spider uganda", "would be acquired", "1 would change: work"):
+    for words in ("Would be updated: states", "spider uganda", "would acquire the deploy", "1 would change: work"):
         assert words in " ".join(page.split()), page
     assert not site.changed.exists()
     assert git(repository, "rev-parse", "HEAD") == head

@@ -160,7 +160,7 @@ def test_whoever_hangs_over_ssh_has_not_answered_in_time_and_nobody_waits_for_ev
         frozen.stop()
 
     assert answer.code == 7, answer
-    assert answer.data["failed"]["hangs"] == "did not answer within 10 seconds over ssh, and may still be at it"
+    assert answer.data["failed"]["hangs"] == "did not answer within 10 seconds over ssh, and may still run it"
     assert "timed out" in answer.data["failed"]["frozen"]
     assert not answer.traceback, answer
     mark = f"Port={laptop.sshd.port}"
@@ -245,9 +245,7 @@ def test_states_run_over_ssh_with_the_ref_of_the_hold_or_as_a_test(laptop):
     assert not laptop.out("docs").exists()
 
     ref = laptop.config.run("deploytoken.acquire", reason="publish version 2").data["ref"]
-    forged = laptop.ssh(
-        "docs", "state.apply", 'pillar={"deploytoken": {"ref": "abcdef12"}, "deploytoken": {"ref": "abcdef12"}}'
-    )
+    forged = laptop.ssh("docs", "state.apply", 'pillar={"deploytoken": {"ref": "abcdef12", "held_by": "Mallory"}}')
     done = laptop.ssh("docs", "state.apply", f'pillar={{"deploytoken": {{"ref": "{ref}"}}}}')
 
     assert forged.code != 0, forged
@@ -269,5 +267,5 @@ def test_the_state_in_the_top_file_is_a_gate_over_ssh_by_itself(laptop):
     assert refused.code != 0, refused
     assert "Refused: nobody holds the deploy token" in refused.stdout
     assert away.code != 0, away
-    assert "cannot be told" in away.stdout
+    assert "cannot tell who holds the deploy token" in away.stdout
     assert not laptop.out("docs").exists()

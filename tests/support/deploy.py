@@ -36,16 +36,17 @@ def comment(answer, name):
     return step(answer, name)["comment"]
 
 
-#: What salt-run waits for somebody who is silent.
-IMPATIENT = {"timeout": 2, "gather_job_timeout": 2}
-
-
 def variant(site, folder, **options):
     """The site's master with other options; for what ``salt-run`` reads itself."""
     folder = pathlib.Path(folder)
     folder.mkdir()
     (folder / "master").write_text(yaml.safe_dump({**site.options, **options}))
     return Config(folder)
+
+
+def impatient(site, folder):
+    """The site's master, with little patience for minions that are silent."""
+    return variant(site, folder, timeout=2, gather_job_timeout=2, deploytoken={**site.token, "patience": 4})
 
 
 class Midway:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.imports import imported
+
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "saltext.deploytoken"
 PACKAGE = ROOT / "_utils" / "saltext" / "deploytoken"
@@ -28,29 +30,9 @@ def module(path):
 MODULES = {module(path) for path in FILES}
 
 
-def is_for_types(node):
-    return isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
-
-
-def statements(node):
-    """All nodes, at the top and inside functions, but for what only a type checker reads."""
-    for child in ast.iter_child_nodes(node):
-        if is_for_types(child):
-            continue
-        yield child
-        yield from statements(child)
-
-
 def imports(source):
     """The modules of the package that this source imports, early or late."""
-    found = set()
-    for node in statements(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            found.update(name.name for name in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert not node.level, "written in full: from saltext.deploytoken import …"
-            # Of `from package import name`, the name is a module or is in one.
-            found.update(f"{node.module}.{name.name}" for name in node.names)
+    found = imported(ast.parse(source))
     inside = {name.removeprefix(NAME).strip(".") for name in found if f"{name}.".startswith(f"{NAME}.")}
     return {name if name in MODULES else name.rpartition(".")[0] for name in inside}
 

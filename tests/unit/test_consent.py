@@ -12,12 +12,15 @@ TMUX = {"id": "kingfisher-main/tmux/ocdskfs:ana-load:123"}
 
 
 def covered(value, *blockers):
-    return consent.split(consent.parse(value), list(blockers))[0]
+    agreed = consent.parse(value)
+    found = consent.covered(agreed, blockers)
+    assert consent.uncovered(agreed, blockers) == [one for one in blockers if one not in found]
+    return found
 
 
 def test_no_consent_covers_nothing():
     assert consent.parse(None) is None
-    assert consent.split(None, [OLD]) == ([], [OLD])
+    assert (consent.covered(None, [OLD]), consent.uncovered(None, [OLD])) == ([], [OLD])
 
 
 def test_a_name_alone_covers_all_that_runs_now():

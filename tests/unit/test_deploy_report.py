@@ -1,66 +1,63 @@
 """The page at the end of a deploy: what it shows, that it fits, and that it hides no failure."""
 
+import importlib.util
 import json
 import shlex
 
 import pytest
 from salt.utils.immutabletypes import freeze
 
-from tests.support import steps
+from saltext.deploytoken.deploy import report
+from saltext.deploytoken.deploy.record import Record, Step
+from saltext.deploytoken.deploy.request import Request
+from saltext.deploytoken.machines.states import Applied, Failure, Summary
+from tests.support.salt import CHECKOUT
 
 REF = "f9c2a1b0"
-
-
-@pytest.fixture(scope="module")
-def report():
-    return steps.load("deployreport")
-
-
-def ended(result, changed=(), failed=(), silent=False, seconds=12.0):
-    return {"result": result, "changed": list(changed), "failed": list(failed), "silent": silent, "seconds": seconds}
-
-
-def step(name, result=True, comment="", ran=True, **more):
-    step.number += 1
-    row = {"__id__": name, "result": result, "comment": comment, "__state_ran__": ran, "duration": 1234.5}
-    return {**row, "__run_num__": step.number, "changes": {}, **more}
-
-
-step.number = 0
-
-
-@pytest.fixture
-def deployed():
-    blocker = {"id": "web1/tmux/jd", "what": "tmux session"}
-    failed = [{"id": "nginx", "comment": "port 80 is in use"}]
-    return [
-        step("repositories", comment="Updated: deploy"),
-        step("idle", comment="Jane Doe agreed", consented={"by": "Jane Doe", "to": [blocker]}),
-        step("token", comment="Alice holds the deploy token", ref=REF),
-        step(
-            "deploy",
-            False,
-            "1 of 3 minions failed: web2: nginx: port 80 is in use; not started: web3",
-            minions={"web1": ended(True, ["conf", "site"]), "web2": ended(False, failed=failed)},
-            not_started=["web3"],
-        ),
-        step(
-            "cleanup",
-            False,
-            "The deploy token stays held.",
-            next=[("To release it", "salt-run x y")],
-            rebooted=["web1"],
-        ),
-    ]
-
-
 DEPLOY = {"target": "web*", "reason": "upgrade PostgreSQL"}
 
 
-def test_the_page_shows_what_a_person_asks(report, deployed):
-    page = report.page(deployed, DEPLOY, REF)
-    lines = page.splitlines()
-    assert lines[:3] == ["FAILED", "web*", f"upgrade PostgreSQL (ref {REF})"]
+def row(name, result=True, comment="", ran=True):
+    """What Salt returns for one state."""
+    row.number += 1
+    found = {"__id__": name, "result": result, "comment": comment, "__state_ran__": ran, "duration": 1234.5}
+    return {f"deploytoken_|-{name}_|-{name}_|-x": {**found, "__run_num__": row.number, "changes": {}}}
+
+
+row.number = 0
+
+
+def ended(result, changed=(), failed=(), silent=False, seconds=12.0):
+    return Summary(result, list(changed), list(failed), silent, seconds)
+
+
+@pytest.fixture
+def record():
+    """Of a deploy that failed on its second machine of three."""
+    found = Record(DEPLOY, test=False, ref=REF, request=Request(**DEPLOY))
+    found.steps["held"] = Step(True, "Alice holds the deploy token")
+    found.consents["web1/tmux/jd"] = ("Jane Doe", {"id": "web1/tmux/jd", "what": "tmux session"})
+    found.applied = Applied(["web1", "web2", "web3"])
+    found.applied.not_started = ["web3"]
+    failed = [Failure("nginx", "port 80 is in use")]
+    found.applied.minions = {"web1": ended(True, ["conf", "site"]), "web2": ended(False, failed=failed)}
+    found.reboots.rebooted = ["web1"]
+    found.ways = [("To release it", "salt-run x y")]
+    return found
+
+
+RUNNING = {
+    **row("repositories", comment="Updated: deploy"),
+    **row("idle", comment="Jane Doe agreed"),
+    **row("token", comment="Alice holds the deploy token"),
+    **row("deploy", False, "1 of 3 minions failed: web2: nginx: port 80 is in use; not started: web3"),
+    **row("cleanup", False, "The deploy token stays held."),
+}
+
+
+def test_the_page_shows_what_a_person_asks(record):
+    page = report.page(RUNNING, record)
+    assert page.splitlines()[:3] == ["FAILED", "web*", f"upgrade PostgreSQL (ref {REF})"]
     for words in (
         "repositories  ok      1.2 s  Updated: deploy",
         "web1  ok  12.0 s  2 changed: conf, site",
@@ -73,60 +70,97 @@ def test_the_page_shows_what_a_person_asks(report, deployed):
         assert words.replace(" ", "") in page.replace(" ", "").replace("\n", ""), page
 
 
-def test_the_page_has_80_columns_with_what_salt_puts_before_it(report, deployed):
-    deployed[3]["minions"]["kingfisher-main.open-contracting.example.org"] = ended(
-        True, [f"state {n}" for n in range(99)]
-    )
-    deployed[0]["comment"] = "word " * 200
-    longest = max(report.page(deployed, DEPLOY, REF).splitlines(), key=len)
+def test_the_page_has_80_columns_with_what_salt_puts_before_it(record):
+    long = ended(True, [f"state {n}" for n in range(99)])
+    record.applied.minions["kingfisher-main.open-contracting.example.org"] = long
+    page = report.page({**RUNNING, **row("more", comment="word " * 200)}, record)
+    longest = max(page.splitlines(), key=len)
     assert len(longest) <= 80 - 14, longest
 
 
-def test_the_cause_is_shown_whole_and_what_follows_from_it_in_short(report):
-    keys = [f"key{number}" for number in range(40)]
-    found = [
-        step("request", False, f"Refused: deploy: raeson is none of {', '.join(keys)}."),
-        step("cleanup", False, "word " * 200),
-    ]
-    page = report.page(found, DEPLOY, REF)
-    assert "key39." in page
+def test_the_cause_is_shown_whole_and_what_follows_from_it_in_short(record):
+    keys = ", ".join(f"key{number}" for number in range(40))
+    running = {**row("request", False, f"no such key; known are: {keys}"), **row("cleanup", False, "word " * 200)}
+    page = report.page(running, record)
+    assert "key39" in page
     assert page.count("word") < 50
     assert max(len(line) for line in page.splitlines()[:-1]) <= 80 - 14
 
 
-def test_success_shows_the_entry(report, deployed):
-    deployed[3].update(result=True, comment="web1: 2 changed", not_started=[])
-    del deployed[3]["minions"]["web2"]
-    deployed[4].update(result=True, next=[], changes={"entry": f"* 2026-11-24 Alice: upgrade (ref {REF})"})
-    page = report.page(deployed, DEPLOY, REF)
+def test_a_success_shows_the_entry(record):
+    del record.applied.minions["web2"]
+    record.applied.not_started, record.ways = [], []
+    record.entry = f"* 2026-11-24 Alice: upgrade (ref {REF})"
+    page = report.page({**row("deploy"), **row("cleanup")}, record)
     assert page.startswith("DEPLOYED\n")
     assert f"History:  * 2026-11-24 Alice: upgrade (ref {REF})" in page
     assert "salt-run" not in page
 
 
-def test_a_step_that_fell_over_is_not_said_to_have_deployed_nothing(report):
-    found = [step("idle"), step("deploy", False, "BrokenPipeError", minions={}, reason="unknown")]
-    assert report.page(found, DEPLOY, REF).startswith("FAILED\n")
+def test_a_step_that_raised_after_states_began_is_not_said_to_have_deployed_nothing(record):
+    record.applied = Applied(["web1"])
+    record.applied.not_started = []
+    running = {**row("idle"), **row("deploy", False, "BrokenPipeError"), **row("cleanup", False, "It stays held")}
+    assert report.page(running, record).startswith("FAILED\n")
 
 
-def test_a_deploy_that_began_nowhere_says_how_to_run_again(report):
-    found = [step("idle", False, "spider runs\nconsent:\n  by: WHO"), step("token", False, "requisite", ran=False)]
-    page = report.page(found, {"target": ["a", "b"], "reason": "it's"}, REF)
+def test_a_deploy_that_began_nowhere_says_how_to_run_again():
+    asked = {"target": ["a", "b"], "reason": "it's"}
+    record = Record(asked, test=False, ref=REF, request=Request(**asked))
+    page = report.page(
+        {**row("idle", False, "spider runs\nconsent:\n  by: WHO"), **row("token", False, "", False)}, record
+    )
     assert page.startswith("NOTHING DEPLOYED\na, b\nit's\n")
     assert "\nconsent:\n  by: WHO\n" in page
     again = shlex.split(page.splitlines()[-1])
-    assert json.loads(again[-1].removeprefix("pillar=")) == {"deploytoken": {"target": ["a", "b"], "reason": "it's"}}
+    assert json.loads(again[-1].removeprefix("pillar=")) == {"deploytoken": asked}
+
+
+def test_a_hold_that_is_over_is_not_offered_again():
+    asked = {**DEPLOY, "ref": REF}
+    record = Record(asked, test=False, ref=REF, request=Request(**asked))
+    record.steps["held"] = Step(False, "the hold has ended", "not_yours")
+    page = report.page(row("token", False, "the hold has ended"), record)
+    assert json.loads(shlex.split(page.splitlines()[-1])[-1].removeprefix("pillar=")) == {"deploytoken": DEPLOY}
+
+
+def test_a_request_that_was_refused_is_not_offered_again():
+    record = Record({"tagret": "x"}, test=False, ref=REF)
+    page = report.page(row("request", False, "deploytoken.tagret: no such key"), record)
+    assert "deploytoken.tagret" in page
+    assert "salt-run" not in page
+
+
+def test_a_test_says_so_and_whether_a_deploy_would_be_stopped(record):
+    record.test, record.ways = True, []
+    assert report.page(row("idle"), record).startswith("TEST: nothing was changed\n")
+    assert report.page(row("idle", False), record).startswith(
+        "TEST: nothing was changed, and a deploy would be stopped"
+    )
+
+
+@pytest.fixture
+def state(tmp_path):
+    """The state file without Salt's loader, with the dunders that a test wants."""
+    spec = importlib.util.spec_from_file_location("deploytoken_states", CHECKOUT / "_states" / "deploytoken.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.__opts__ = {"test": False, "cachedir": str(tmp_path), "deploytoken": {}}
+    module.__salt__, module.__context__, module.__pillar__ = {}, {}, {"deploytoken": freeze(DEPLOY)}
+    module.__running__ = freeze(row("request", False, "not configured"))
+    module.requested("request")
+    return module
 
 
 @pytest.mark.parametrize(
     ("mode", "on_stderr"), [(None, False), ("full", False), ("full_id", False), ("changes", True)]
 )
-def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_stderr):
-    report.__opts__ = {"test": False, **({"state_output": mode} if mode else {})}
-    report.__pillar__ = {"deploytoken": DEPLOY}
-    report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
-    ret = report.shown("report", REF)
-    assert ret["comment"].startswith("FAILED\n")
+def test_the_page_is_shown_once_and_hides_no_failure(state, capsys, mode, on_stderr):
+    if mode:
+        state.__opts__["state_output"] = mode
+    capsys.readouterr()
+    ret = state.reported("report")
+    assert ret["comment"].startswith("NOTHING DEPLOYED\n")
     # Salt logs the comment of a failure as well.
     assert (ret["result"], ret["changes"]) == (True, {})
     answer, progress = capsys.readouterr()
@@ -134,30 +168,32 @@ def test_the_page_is_shown_once_and_hides_no_failure(report, capsys, mode, on_st
     assert (ret["comment"] in progress) is on_stderr
 
 
-def test_a_quiet_run_is_left_with_its_page(report, capsys):
-    report.__opts__ = {"test": False, "quiet": True}
-    report.__pillar__ = {"deploytoken": DEPLOY}
-    report.__running__ = freeze({"a_|-b_|-b_|-c": step("idle", False, minions={"web1": ended(True)})})
-    ret = report.shown("report", REF)
-    assert ret["comment"] in capsys.readouterr().err
+def test_a_quiet_run_is_left_with_its_page(state, capsys):
+    state.__opts__["quiet"] = True
+    assert state.reported("report")["comment"] in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("deploy", [None, "x", {}])
-def test_a_request_that_is_nonsense_still_has_its_page(report, deploy):
-    report.__opts__ = {"test": False}
-    report.__pillar__ = {"deploytoken": deploy}
-    report.__running__ = freeze({"a_|-b_|-b_|-c": step("request", False, "Refused: say what to deploy")})
-    assert "Refused: say what to deploy" in report.shown("report")["comment"]
+@pytest.mark.parametrize("asked", [None, "x", {}])
+def test_a_request_that_is_nonsense_still_has_its_page(state, asked):
+    state.__pillar__ = {"deploytoken": asked}
+    state.requested("request")
+    assert "not configured" in state.reported("report")["comment"]
 
 
-def test_a_page_that_nobody_reads_any_more_is_no_failure(report, monkeypatch):
+def test_a_page_that_nobody_reads_any_more_is_no_failure(state, monkeypatch):
     class Deaf:
         def write(self, text):
             raise BrokenPipeError
 
-    report.__opts__ = {"test": False, "quiet": True}
-    report.__pillar__, report.__running__ = {"deploytoken": DEPLOY}, {}
+    state.__opts__["quiet"] = True
     with monkeypatch.context() as patch:
         patch.setattr("sys.stderr", Deaf())
-        ret = report.shown("report")
+        ret = state.reported("report")
     assert ret["result"] is True
+
+
+@pytest.mark.parametrize("step", ["updated", "idle", "held", "noted", "applied", "rebooted", "released", "reported"])
+def test_a_step_of_an_orchestration_without_a_request_says_what_is_missing(state, step):
+    state.__context__ = {}
+    ret = getattr(state, step)("step")
+    assert (ret["result"], "deploytoken.requested" in ret["comment"]) == (False, True)

@@ -35,14 +35,14 @@ def begin(opts, jid, pid):
 def test_a_job_that_was_killed_does_not_run_whether_or_not_salt_has_cleaned_up_after_it(opts, process):
     kept = begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
-    assert jobs.job(opts, REF, JID) == {"jid": JID, "running": True}
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": True}
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie, until somebody waits for it
-    assert jobs.job(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
     process.wait()
-    assert jobs.job(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
     kept.unlink()
-    assert jobs.job(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
 
 
 def test_another_process_with_the_same_id_is_another_one(opts, process):
@@ -52,21 +52,21 @@ def test_another_process_with_the_same_id_is_another_one(opts, process):
     known = json.loads(path.read_text())
     for key, value in (("start", "1"), ("boot", "another")):
         path.write_text(json.dumps({**known, "process": {**known["process"], key: value}}))
-        assert jobs.job(opts, REF, JID) == {"jid": JID, "running": False}
+        assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
 
 
 def test_of_the_jobs_under_one_hold_the_last_one_counts_even_if_the_page_says_nothing(opts, process):
     begin(opts, LATER, process.pid)
     jobs.note(opts["cachedir"], REF, LATER)
-    assert jobs.job(opts, REF, JID) == jobs.job(opts, REF, None) == {"jid": LATER, "running": True}
+    assert jobs.find(opts, REF, JID) == jobs.find(opts, REF, None) == {"jid": LATER, "running": True}
 
 
 def test_of_another_masters_job_nothing_is_known_and_of_a_free_token_there_is_none(opts, process):
     begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
     jobs.note(opts["cachedir"], "0badc0de", LATER)  # not a job of this master
-    assert jobs.job(opts, "0badc0de", LATER) == {"jid": LATER, "running": None}
-    assert jobs.job(opts, None, None) is None
+    assert jobs.find(opts, "0badc0de", LATER) == {"jid": LATER, "running": None}
+    assert jobs.find(opts, None, None) is None
     for damaged in ("", "[]", '{"ref": "f9c2a1b0"}', '{"ref": "f9c2a1b0", "jid": 1, "process": 2}'):
         (jobs.Path(opts["cachedir"]) / "deploytoken" / "job.json").write_text(damaged)
-        assert jobs.job(opts, REF, LATER) == {"jid": LATER, "running": None}
+        assert jobs.find(opts, REF, LATER) == {"jid": LATER, "running": None}

@@ -4,9 +4,11 @@ import pytest
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.machines import reboots
-from tests.support import steps
+from tests.support.deploys import Rehearsal
+from tests.support.machines import boot_id, states
 
-OLD, NEW = "11111111-1111-1111-1111-111111111111", "22222222-2222-2222-2222-222222222222"
+REF = "f9c2a1b0"
+OLD, NEW, THIRD = (boot_id(digit) for digit in (1, 2, 3))
 
 
 class Clock:
@@ -20,7 +22,7 @@ class Clock:
 
 
 class Servers:
-    """Each server's boot ids, look by look; the last one stays. None is a look without an answer."""
+    """Each server's boot IDs, look by look; the last one stays. None is a look without an answer."""
 
     def __init__(self, leaving=(), **looks):
         self.looks = looks
@@ -44,12 +46,12 @@ class Servers:
         self.ordered += ids
         return {}
 
-    def ailing(self, ids, check, timeout):
+    def unhealthy(self, ids, check, ref, timeout):
         return {minion: self.ill[minion] for minion in ids if minion in self.ill}
 
 
-def settled(servers, patience=60):
-    return reboots.settled(servers, list(servers.looks), patience, lambda line: None, Clock())
+def settle(servers, patience=60):
+    return reboots.settle(servers, list(servers.looks), patience, lambda line: None, Clock())
 
 
 def test_boot_ids_that_were_told_count_if_everybody_told_one():
@@ -59,25 +61,32 @@ def test_boot_ids_that_were_told_count_if_everybody_told_one():
 
 
 def test_who_comes_back_is_waited_for():
-    assert settled(Servers(a=[OLD], b=[None, None, NEW])) == ({"a": OLD, "b": NEW}, {})
+    assert settle(Servers(a=[OLD], b=[None, None, NEW])) == ({"a": OLD, "b": NEW}, {})
 
 
 def test_who_stays_away_is_told():
-    assert settled(Servers(a=[OLD], b=[None])) == ({"a": OLD}, {"b": "has not come back within 60 seconds"})
+    assert settle(Servers(a=[OLD], b=[None])) == ({"a": OLD}, {"b": "has not come back within 1 minute"})
 
 
 def test_without_patience_there_is_one_look():
     servers = Servers(a=[OLD], b=[None, NEW], leaving="a")
-    assert settled(servers, 0) == ({"a": OLD}, {"b": "did not answer"})
+    assert settle(servers, 0) == ({"a": OLD}, {"b": "did not answer"})
 
 
 def test_who_is_still_to_go_down_does_not_count_as_back():
-    assert settled(Servers(a=[OLD], leaving="a")) == ({}, {"a": "has a shutdown scheduled, later than in 60 seconds"})
+    assert settle(Servers(a=[OLD], leaving="a")) == ({}, {"a": "has a shutdown scheduled, later than in 1 minute"})
 
 
 def reboot(servers, tmp_path, order, allowed=lambda ids: None, **more):
-    notes = reboots.Notes(tmp_path, "f9c2a1b0")
-    settings = {"batch": 1, "patience": 60, "check": reboots.health(None), "tell": lambda line: None, **more}
+    notes = reboots.Notes(tmp_path, REF)
+    settings = {
+        "batch": 1,
+        "patience": 60,
+        "check": reboots.health(None),
+        "ref": REF,
+        "tell": lambda line: None,
+        **more,
+    }
     settings = {"clock": Clock(), **settings}
     return reboots.reboot(servers, order, allowed=allowed, notes=notes, **settings)
 
@@ -118,7 +127,7 @@ def test_who_has_rebooted_already_is_not_rebooted_but_must_be_well(tmp_path):
 def test_who_answers_with_the_boot_id_from_before_is_not_back_yet(tmp_path):
     assert reboot(Servers(a=[OLD, OLD, OLD, None, NEW]), tmp_path, ["a"])["a"] == {"old": OLD, "new": NEW}
     servers = Servers(a=[OLD], b=[OLD])
-    with pytest.raises(errors.Failed, match="a did not reboot within 60 seconds: it still has"):
+    with pytest.raises(errors.Failed, match="a did not reboot within 1 minute: it still has"):
         reboot(servers, tmp_path, ["a", "b"])
     assert servers.ordered == ["a"]
 
@@ -126,7 +135,7 @@ def test_who_answers_with_the_boot_id_from_before_is_not_back_yet(tmp_path):
 def test_a_server_that_is_not_well_at_once_may_become_so(tmp_path):
     servers = Servers(a=[OLD, OLD, NEW])
     servers.ill = {"a": "starting"}
-    servers.ailing = lambda ids, check, timeout: {servers.ill.popitem()[0]: "starting"} if servers.ill else {}
+    servers.unhealthy = lambda ids, check, ref, timeout: {servers.ill.popitem()[0]: "starting"} if servers.ill else {}
     assert reboot(servers, tmp_path, ["a"])["a"]["new"] == NEW
 
 
@@ -150,20 +159,20 @@ def test_an_interruption_names_who_was_ordered_to_reboot_and_who_was_not(tmp_pat
 def test_the_machine_that_this_runs_on_is_never_rebooted(tmp_path, monkeypatch):
     monkeypatch.setattr(reboots, "here", lambda: NEW)
     servers = Servers(a=[OLD], b=[NEW])
-    with pytest.raises(errors.Invalid, match="b has the boot id of the machine"):
+    with pytest.raises(errors.Invalid, match="b has the boot ID of the machine"):
         reboot(servers, tmp_path, ["a", "b"])
     assert servers.ordered == []
 
 
 def test_the_notes_of_a_hold_outlive_the_command_and_those_of_another_do_not(tmp_path):
-    reboots.Notes(tmp_path, "f9c2a1b0").keep({"a": OLD, "b": OLD, "c": OLD}, ordered={"a": OLD})
-    again = reboots.Notes(tmp_path, "f9c2a1b0")
+    reboots.Notes(tmp_path, REF).keep({"a": OLD, "b": OLD, "c": OLD}, ordered={"a": OLD})
+    again = reboots.Notes(tmp_path, REF)
     again.keep({"a": NEW, "b": NEW})
     assert again.rebooted({"a": NEW, "b": NEW, "c": OLD}) == {"a": "ordered", "b": "by itself"}
     assert reboots.Notes(tmp_path, "0badc0de").rebooted({"a": NEW}) == {}
     for damaged in ("", "[]", "{", '{"ref": "f9c2a1b0", "first": 1}'):
         (tmp_path / "deploytoken" / "reboots.json").write_text(damaged)
-        assert reboots.Notes(tmp_path, "f9c2a1b0").rebooted({"a": NEW}) == {}
+        assert reboots.Notes(tmp_path, REF).rebooted({"a": NEW}) == {}
 
 
 @pytest.mark.parametrize("ret", [True, 0, "", "running", {"a": 1}])
@@ -181,10 +190,24 @@ def test_what_is_no_health(answer):
 
 @pytest.mark.parametrize("ret", [{}, None, ["error"], {"a": {"result": None}}, {"a": {"result": True}, "b": "x"}])
 def test_states_without_a_clear_success_are_no_health(ret):
-    check = reboots.health({"sls": "smoke"}, "f9c2a1b0")
+    check = reboots.health({"sls": "smoke"})
     assert check.trouble({"ret": ret, "retcode": 0})
     assert not check.trouble({"ret": {"a": {"result": True}}, "retcode": 0})
-    assert check.kwarg == {"pillar": {"deploytoken": {"ref": "f9c2a1b0"}}}
+
+
+def test_states_that_show_health_pass_the_gate_under_the_hold():
+    asked = []
+
+    class Machines:
+        def collect_returns(self, ids, fun, arg, kwarg, timeout):
+            asked.append((fun, arg, kwarg))
+            return {}
+
+    servers = reboots.Servers(Machines())
+    assert list(servers.unhealthy(["a"], reboots.health({"sls": "smoke"}), REF, 6)) == ["a"]
+    assert list(servers.unhealthy(["a"], reboots.health("test.ping"), REF, 6)) == ["a"]
+    states = ("state.apply", ("smoke",), {"pillar": {"deploytoken": {"ref": REF}}})
+    assert asked == [states, ("test.ping", (), None)]
 
 
 @pytest.mark.parametrize("value", ["ping", "a b.c", 1, [], {}, {"sls": ""}, {"sls": []}, {"function": "a.b", "x": 1}])
@@ -193,48 +216,33 @@ def test_a_health_that_is_neither_function_nor_sls_is_refused(value):
         reboots.health(value)
 
 
-def done(fresh, summary):
-    """What ``deployreboots.done`` asks of its runners, of a server that rebooted under this hold already."""
-    asked = {}
-
-    def runner(function, kwargs):
-        asked[function] = kwargs
-        answer = {"boots": {"a": NEW}, "rebooted": {"a": {"old": OLD, "new": NEW}}}
-        return {"return": answer if function == "deployreboots.reboot" else {"boots": {"a": NEW}}, "success": True}
-
-    running = {
-        "deployreboots_|-boots_|-boots_|-noted": {"boots": {"a": NEW}, "order": ["a"], "fresh": fresh},
-        "deploystates_|-deploy_|-deploy_|-applied": {"__id__": "deploy", "result": True, "minions": {"a": summary}},
-    }
-    module = steps.load("deployreboots", opts={"test": False}, salt=steps.salt(runner), running=running)
-    assert module.done("reboots", "f9c2a1b0", "deploy")["result"] is True
-    return asked["deployreboots.ids"]["fresh"], asked["deployreboots.reboot"]["before"]
+def test_a_server_that_is_named_twice_is_rebooted_once(tmp_path):
+    deploy = Rehearsal(tmp_path, reboot=["b", "a", "b"])
+    deploy.run(until="applied")
+    assert deploy.record.reboots.order == ["b", "a"]
 
 
-@pytest.mark.parametrize(
-    ("changed", "expected"), [([], ({"a": OLD}, {"a": OLD})), (["kernel"], ({}, {"a": NEW}))], ids=["same", "changed"]
-)
-def test_who_rebooted_by_order_already_reboots_again_only_if_the_states_change_something(changed, expected):
-    assert done({"a": OLD}, {"result": True, "changed": changed, "failed": [], "silent": False}) == expected
+@pytest.mark.parametrize(("changes", "ordered"), [({}, []), ({"kernel": 2}, ["a"])], ids=["same", "changed"])
+def test_a_server_that_rebooted_by_order_already_reboots_again_only_if_the_states_change_something(
+    tmp_path, changes, ordered
+):
+    deploy = Rehearsal(tmp_path, reboot=["a"])
+    deploy.run(until="noted")
+    notes = reboots.Notes(deploy.opts["cachedir"], deploy.record.ref)
+    notes.keep({"a": OLD, "b": OLD}, ordered={"a": OLD})
+    deploy.machines.boots = {"a": [NEW] * 5 + [THIRD], "b": [OLD]}
+    deploy.record.boots["a"] = NEW
+    deploy.machines.returns["a"] = {"ret": states(changes=changes), "retcode": 0}
+    for step in ("noted", "applied", "rebooted"):
+        assert deploy.step(step)["result"] is True, deploy.returns[step]
+    assert deploy.machines.ordered == ordered
+    deploy.step("released")
 
 
-def test_a_server_that_is_named_twice_is_rebooted_once():
-    running = {"busy_|-idle_|-idle_|-idle": {"expected": ["a", "b"]}}
-    salt = steps.salt(lambda _function, _kwargs: {"return": {"boots": {"a": OLD, "b": OLD}}, "success": True})
-    module = steps.load("deployreboots", opts={"test": False}, salt=salt, running=running)
-    assert module.noted("boots", "f9c2a1b0", ["b", "a", "b"])["order"] == ["b", "a"]
-
-
-def test_reboots_of_which_the_runner_fell_over_are_not_known_to_have_ended():
-    def runner(function, _kwargs):
-        if function == "deployreboots.reboot":
-            raise BrokenPipeError
-        return {"return": {"boots": {"a": OLD}}, "success": True}
-
-    running = {
-        "deployreboots_|-boots_|-boots_|-noted": {"boots": {"a": OLD}, "order": ["a"], "fresh": {}},
-        "deploystates_|-deploy_|-deploy_|-applied": {"__id__": "deploy", "result": True, "minions": {}},
-    }
-    module = steps.load("deployreboots", opts={"test": False}, salt=steps.salt(runner), running=running)
-    ret = module.done("reboots", "f9c2a1b0", "deploy")
-    assert (ret["result"], ret["reason"], ret["left"]) == (False, "unknown", ["a"])
+def test_a_reboot_of_a_server_that_the_target_does_not_mean_or_of_this_machine_is_refused(tmp_path, monkeypatch):
+    deploy = Rehearsal(tmp_path, reboot=["z"])
+    assert "(nothing deployed: deploytoken.reboot: the target does not mean z)" in deploy.run()["comment"]
+    monkeypatch.setattr(reboots, "here", lambda: boot_id(1))
+    deploy.asked["reboot"], deploy.deploy = True, deploy.new()
+    assert "deploytoken.reboot: a, b has the boot ID of the machine" in deploy.run()["comment"]
+    assert deploy.machines.ordered == []

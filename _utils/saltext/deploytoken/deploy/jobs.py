@@ -1,56 +1,56 @@
 """
 Which job a hold was taken for, and whether it still runs.
 
-The page names the job. Whether it runs, only its own master knows: Salt keeps a file with the process of a runner
-while it runs, but its maintenance, which comes every minute, removes that of one that was killed (3008.3). So this
-keeps a note of its own, of the last hold that was taken for a job here.
+The page names the job. Only its own master knows whether it runs: Salt keeps a file with the process of a runner while
+it runs, but its maintenance, which comes every minute, removes the file of one that was killed (3008.3). So this keeps
+a note of its own, of the last hold that was taken for a job here.
 """
 
-import json
+from __future__ import annotations
+
 import logging
 import os
-import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import salt.payload
 import salt.utils.jid
 
+from saltext.deploytoken import files
+
 log = logging.getLogger(__name__)
 
 
-def orchestration(cachedir):
+def orchestration(cachedir: str) -> str | None:
     """
-    Return the id of the orchestration that this process carries out, or None.
+    Return the ID of the orchestration that this process carries out, or None.
 
-    Salt tells its steps another one (3008.3, runners/state.py), so look into the files it keeps while they run.
+    Salt gives its steps another one (3008.3, runners/state.py), so this looks into the files it keeps while they run.
     """
     found = []
     for path in (Path(cachedir) / "proc").glob("[0-9]*"):
-        job = _of_salt(path)
+        job = _file_of_salt(path)
         if job.get("pid") == os.getpid() and str(job.get("fun")).startswith("runner.state.orch"):
             found.append(path.name)
     return found[0] if len(found) == 1 else None
 
 
-def note(cachedir, ref, jid):
-    """Note which process carries out the job that holds the token under ``ref``, if it is one of this master."""
-    process = _process(_of_salt(Path(cachedir) / "proc" / str(jid)).get("pid"))
+def note(cachedir: str, ref: str, jid: str) -> None:
+    """Note which process carries out the job that holds the token under ``ref``, if it is a job of this master."""
+    process = _process(_file_of_salt(Path(cachedir) / "proc" / str(jid)).get("pid"))
     if process is None:
         return
     try:
-        path = _path(cachedir)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, delete=False, encoding="utf-8") as new:
-            json.dump({"ref": ref, "jid": str(jid), "process": process}, new)
-        os.replace(new.name, path)
+        files.replace_json(_path(cachedir), {"ref": ref, "jid": str(jid), "process": process})
     except OSError:  # only `status` knows less without it
         log.warning("The job %s cannot be noted", jid, exc_info=True)
 
 
-def job(opts, ref, jid):
+def find(opts: Mapping[str, Any], ref: str | None, jid: str | None) -> dict[str, Any] | None:
     """
     Return the ``jid`` of the job that holds the token under ``ref``, and whether it is ``running`` (None where this
-    master cannot tell); or None if it is no job's.
+    master cannot tell); or None if no job took it.
 
     ``jid``
         What the page says. A hold that goes on under another job is known by the note alone.
@@ -61,31 +61,31 @@ def job(opts, ref, jid):
     return {"jid": jid, "running": _runs(opts, jid)} if jid else None
 
 
-def _runs(opts, jid):
+def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
     """
-    Whether a job without a note runs; None where it cannot be told.
+    Whether a job without a note runs; None where this cannot be told.
 
-    While a runner runs, Salt keeps a file with its process id; afterwards, what it returned. A job of another master
+    While a runner runs, Salt keeps a file with its process ID; afterwards, what it returned. A job of another master
     has neither here.
     """
     path = Path(opts["cachedir"]) / "proc" / jid
     if path.exists():
-        pid = _of_salt(path).get("pid")
+        pid = _file_of_salt(path).get("pid")
         return None if pid is None else _process(pid) is not None and _is_salts(pid)
     known = salt.utils.jid.jid_dir(jid, str(Path(opts["cachedir"]) / "jobs"), opts["hash_type"])
     return False if os.path.isdir(known) else None
 
 
-def _is_salts(pid):
-    # As Salt itself looks: process ids are used again.
+def _is_salts(pid: int) -> bool:
+    # As Salt itself looks: process IDs are used again.
     try:
         return b"salt" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
 
 
-def _process(pid):
-    """What tells a living process from every other that has, or had, or will have its id; None if there is none."""
+def _process(pid: int | None) -> dict[str, Any] | None:
+    """What tells a living process from every other that has, or had, or will have its ID; None if there is none."""
     try:
         # After the name, which may hold anything: the state, and as the 20th the time of its start, in ticks.
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
@@ -96,25 +96,22 @@ def _process(pid):
     return None if fields[0] in "ZX" else {"pid": pid, "start": fields[19], "boot": boot}
 
 
-def _of_salt(path):
+def _file_of_salt(path: Path) -> dict[str, Any]:
     """Salt's file about a job that runs; empty where there is none."""
     try:
         found = salt.payload.loads(path.read_bytes())
     except Exception:
-        # Of other jobs, which end meanwhile.
+        # Other jobs end meanwhile.
         log.debug("The file %s cannot be read", path, exc_info=True)
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _noted(cachedir):
-    try:
-        found = json.loads(_path(cachedir).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    whole = isinstance(found, dict) and isinstance(found.get("jid"), str) and isinstance(found.get("process"), dict)
+def _noted(cachedir: str) -> dict[str, Any]:
+    found = files.read_json(_path(cachedir))
+    whole = isinstance(found.get("jid"), str) and isinstance(found.get("process"), dict)
     return found if whole else {}
 
 
-def _path(cachedir):
-    return Path(cachedir) / "deploytoken" / "job.json"
+def _path(cachedir: str) -> Path:
+    return files.folder(cachedir) / "job.json"

@@ -1,0 +1,123 @@
+"""
+What a person asks for in a deploy, checked as a whole before anything is done.
+
+The checks are the parsers of the steps themselves, so that a dry run refuses what the run would refuse.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shlex
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from saltext.deploytoken import errors, page, values
+from saltext.deploytoken.busy import consent
+from saltext.deploytoken.busy.consent import Consent
+from saltext.deploytoken.machines import reboots
+from saltext.deploytoken.machines.reboots import Health
+from saltext.deploytoken.values import Batch
+
+#: The key of a run's pillar under which a request stands.
+KEY = "deploytoken"
+
+EXAMPLE = '{"deploytoken": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
+ON_FAILURE = ("hold", "release")
+#: These mean nothing without ``reboot``.
+OF_REBOOTS = ("reboot_batch", "health")
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """
+    A checked request; docs/procedure.md describes each key.
+
+    ``target`` is a text, or a list of IDs; times are in seconds; ``reboot`` is True for all machines, or a list of
+    them in order.
+    """
+
+    target: str | list[str]
+    reason: str
+    target_type: str = "glob"
+    sls: list[str] | None = None
+    consent: Consent | None = None
+    on_failure: str = "hold"
+    ref: str | None = None
+    name: str | None = None
+    wait: float | None = None
+    wait_idle: float | None = None
+    reboot: bool | list[str] = False
+    reboot_batch: int = 1
+    reboot_timeout: float = 300.0
+    health: Health = reboots.PING
+    batch: Batch | None = None
+    saltenv: str | None = None
+    test: bool = False
+    ssh: bool = False
+
+
+def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
+    """
+    Return the :class:`Request` that stands under ``deploytoken`` in the orchestration's pillar.
+
+    A key without a value is the same as no key. ``nobody`` is the page's word for a free token.
+
+    :raises errors.Invalid: a key is missing, misspelt or of the wrong kind; the message names it.
+    """
+    if not isinstance(raw, Mapping):
+        raise errors.Invalid(f"say what to deploy and why, as in pillar='{EXAMPLE}'")
+    known = [field.name for field in dataclasses.fields(Request)]
+    for name in raw:
+        if name not in known:  # YAML reads `on` as True
+            raise errors.Invalid(f"{KEY}.{name}: no such key; known are: {', '.join(known)}")
+    found = {name: value for name, value in raw.items() if value is not None}
+    for name in ("target", "reason"):
+        if name not in found:
+            raise errors.Invalid(f"{KEY}.{name}: missing, as in pillar='{EXAMPLE}'")
+    listed = isinstance(found["target"], list)
+    if listed and found.setdefault("target_type", "list") != "list":
+        raise errors.Invalid(f"{KEY}.target: is a list, so {KEY}.target_type must be list, or left out")
+    for name in OF_REBOOTS:
+        if name in found and not found.get("reboot"):
+            raise errors.Invalid(f"{KEY}.{name}: means nothing without {KEY}.reboot")
+    parsers: dict[str, Callable[[Any, str], Any]] = {
+        "target": _ids if listed else values.text,
+        "reason": lambda value, key: page.check_reason(values.text(value, key), key),
+        "target_type": values.text,
+        "sls": _ids,
+        "consent": consent.parse,
+        "on_failure": _on_failure,
+        "ref": values.ref,
+        "name": lambda value, key: page.check_name(values.text(value, key), key, nobody),
+        "wait": values.duration,
+        "wait_idle": values.duration,
+        "reboot": lambda value, key: value if isinstance(value, bool) else _ids(value, key),
+        "reboot_batch": lambda value, key: values.number(value, key, 1000),
+        "reboot_timeout": values.positive_duration,
+        "health": reboots.health,
+        "batch": values.batch,
+        "saltenv": values.text,
+        "test": values.boolean,
+        "ssh": values.boolean,
+    }
+    return Request(**{name: parsers[name](value, f"{KEY}.{name}") for name, value in found.items()})
+
+
+def command(raw: Mapping[str, Any]) -> str:
+    """Return the command that asks for this, ready to paste."""
+    asked = json.dumps({KEY: dict(raw)})
+    return f"salt-run state.orchestrate deploytoken.deploy pillar={shlex.quote(asked)}"
+
+
+def _ids(value: Any, key: str) -> list[str]:
+    found = values.words(value, key)
+    if not found:
+        raise errors.Invalid(f"{key}: needed, as one name or a list of names")
+    return found
+
+
+def _on_failure(value: Any, key: str) -> str:
+    if value not in ON_FAILURE:
+        raise errors.Invalid(f"{key}: {value!r} is none of {', '.join(ON_FAILURE)}")
+    return str(value)

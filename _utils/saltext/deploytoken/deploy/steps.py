@@ -1,0 +1,421 @@
+"""
+The steps of a deploy, in the order of ``deploytoken/deploy.sls``.
+
+Each step reads and writes the one record. Only a clear success is one, and a step that raises something unexpected may
+have done anything.
+"""
+
+from __future__ import annotations
+
+import atexit
+import dataclasses
+import functools
+import logging
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from saltext.deploytoken import config, errors, events, machines, page, repositories, text
+from saltext.deploytoken.busy import verdict, waiting
+from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request
+from saltext.deploytoken.deploy.record import Record, Step
+from saltext.deploytoken.deploy.release import release
+from saltext.deploytoken.deploy.request import Request
+from saltext.deploytoken.machines import reboots, states
+from saltext.deploytoken.machines.base import Machines, Tell
+from saltext.deploytoken.token import Token, claim
+
+log = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """How a step ended, as Salt wants it of a state; ``data`` goes beside that, for programs."""
+
+    result: bool | None
+    comment: str
+    changes: dict[str, Any] = dataclasses.field(default_factory=dict)
+    data: dict[str, Any] = dataclasses.field(default_factory=dict)
+    reason: str | None = None
+
+
+class Deploy:
+    """
+    One deploy, carried out step by step in the process of its orchestration.
+
+    ``opts``
+        The master's options, in which ``test`` is that of the orchestration.
+    ``functions``
+        Salt's execution functions on the master.
+    ``asked``
+        What stands under ``deploytoken`` in the orchestration's pillar.
+    ``tell`` (callable)
+        Called with lines of progress.
+    """
+
+    def __init__(self, opts: Mapping[str, Any], functions: Mapping[str, Any], asked: Any, tell: Tell):
+        self._opts = opts
+        self._functions = functions
+        self._asked = asked
+        self._tell = tell
+        found = dict(asked) if isinstance(asked, Mapping) else {}
+        test = bool(opts.get("test")) or found.get("test") is True
+        self.record = Record(asked=found, test=test, ref=claim().ref)
+
+    def carry_out(self, step: str, name: str) -> dict[str, Any]:
+        """Carry out the step of this function, and return what Salt wants of the state ``name``."""
+        self._tell(f"{name} …")
+        try:
+            outcome = getattr(self, step)()
+        except errors.Error as error:
+            outcome = Outcome(False, str(error), reason=error.reason)
+        except (KeyboardInterrupt, SystemExit):
+            # Ctrl-C and SIGTERM: salt-run's handlers raise SystemExit(0), which would skip the cleanup.
+            outcome = Outcome(False, "Interrupted", reason=errors.Interrupted.reason)
+        except Exception as error:
+            log.exception("The step %s failed", step)
+            what = f"{type(error).__name__}: {text.last_line(error) or 'no message'}"
+            outcome = Outcome(False, f"{what}; the log has more", reason=record.UNKNOWN)
+        line = text.first_line(outcome.comment, limit=1000)
+        self.record.steps[step] = Step(outcome.result, line.rstrip("."), outcome.reason)
+        self._tell(f"{name}: {line if outcome.result is False else 'done'}")
+        return {
+            **outcome.data,
+            "name": name,
+            "result": outcome.result,
+            "comment": outcome.comment,
+            "changes": outcome.changes,
+            "reason": outcome.reason,
+        }
+
+    def requested(self) -> Outcome:
+        """Check the configuration, and what was asked for."""
+        rules = self._config.rules
+        checked = request.parse(self._asked, rules.nobody)
+        if checked.name is None and self._config.name is not None:
+            page.check_name(self._config.name, "deploytoken.name", rules.nobody)
+        self.record.request = checked
+        self.record.ref = checked.ref or self.record.ref
+        target = checked.target if isinstance(checked.target, str) else ", ".join(checked.target)
+        return Outcome(True, f"{target}: {checked.reason}")
+
+    def updated(self) -> Outcome:
+        """Bring every configured repository up to date, or none of them."""
+        self._request  # noqa: B018
+        test = self.record.test
+        look = repositories.status if test else repositories.update
+        answer = look(self._config.repositories, self._functions)
+        found = answer["repositories"]
+        if not found:
+            return Outcome(True, answer["message"])
+        changes = {name: change for name, item in found.items() if (change := _change(item, test))}
+        if not changes:
+            return Outcome(True, f"Up to date: {', '.join(found)}")
+        names = ", ".join(changes)
+        return Outcome(None if test else True, f"{'Would be updated' if test else 'Updated'}: {names}", changes)
+
+    def idle(self) -> Outcome:
+        """Ask whether the machines are idle, or somebody agreed to what is interrupted."""
+        asked, found = self._request, self.record
+        look = functools.partial(verdict.look, self._machines, asked.target, asked.target_type)
+        try:
+            # While the token is held, others wait for it.
+            if asked.wait_idle and not (found.held or found.test):
+                times = waiting.Times(limit=asked.wait_idle)
+                answer, _ = waiting.wait(look, asked.consent, times, self._tell)
+            else:
+                answer = verdict.judge(look(), asked.consent)
+        except errors.Busy as refused:
+            lines = refused.details.get("consent_lines")
+            if lines:
+                lines = ["If the people named agree, write down who did, and run again with:", *lines]
+            comment = "\n".join([str(refused), *(lines or [])])
+            return Outcome(False, comment, data={"expected": refused.details["expected"]}, reason=refused.reason)
+        found.expected, found.boots = answer.found.expected, answer.boots
+        if asked.consent:
+            found.consents.update({blocker["id"]: (asked.consent.by, blocker) for blocker in answer.covered})
+        data = answer.data()
+        return Outcome(True, str(answer), data={"expected": data["expected"], "consented": data["consented"]})
+
+    def held(self) -> Outcome:
+        """Take the token, or confirm the hold that the request names."""
+        asked, ref = self._request, self.record.ref
+        with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
+            if self.record.test:
+                return self._dry_run(token)
+            self._tell_at_exit(
+                f"The deploy token may be held (ref {ref}): `salt-run deploytoken.status` tells whether the deploy was"
+                " ended before or after it was taken."
+            )
+            try:
+                jid = jobs.orchestration(self._opts["cachedir"])
+                answer = token.acquire(
+                    asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait, jid=jid
+                )
+            except (errors.Error, KeyboardInterrupt, SystemExit):
+                atexit.unregister(_say)
+                raise
+        if jid:
+            jobs.note(self._opts["cachedir"], ref, jid)
+        self.record.held = True
+        self._tell_at_exit(f"The deploy token stays held (ref {ref}): the deploy was ended in the middle.")
+        comment = f"{answer['held_by']} holds the deploy token (ref {ref})"
+        # Only a free token can be taken.
+        changes = {"held_by": {"old": None, "new": answer["held_by"]}, "ref": ref} if answer["taken"] else {}
+        return Outcome(True, comment, changes, data={"ref": ref})
+
+    def noted(self) -> Outcome:
+        """Note the boot ID of every machine, and settle which are to be rebooted."""
+        asked, found = self._request, self.record
+        ids = sorted(found.expected)
+        if not ids:
+            raise errors.Busy("no busy check has said which machines are expected")
+        order = ids if asked.reboot is True else list(dict.fromkeys(asked.reboot or []))
+        if strange := [minion for minion in order if minion not in ids]:
+            raise errors.Invalid(f"deploytoken.reboot: the target does not mean {', '.join(strange)}")
+        boots, failed = reboots.known(found.boots, ids), dict[str, str]()
+        if boots is None:
+            boots, failed = reboots.settle(reboots.Servers(self._machines), ids, 0, self._tell)
+        fresh: reboots.Boots = {}
+        if not found.test:
+            notes = reboots.Notes(self._opts["cachedir"], found.ref)
+            # What is noted now is for the end of this deploy: its states come in between.
+            fresh, notes.fresh = notes.fresh_since(boots), {}
+            notes.keep(boots)
+        if failed:
+            raise errors.Failed(f"no boot ID: {text.join_reasons(failed)}")
+        reboots.require_others(order, boots, "deploytoken.reboot")
+        found.reboots = record.Reboots(before=boots, fresh=fresh, order=order, left=list(order))
+        return Outcome(True, f"Noted for {', '.join(ids)}", data={"boots": boots, "order": order, "fresh": fresh})
+
+    def applied(self) -> Outcome:
+        """Apply the states, in batches, on the machines that were asked whether they are idle, and no others."""
+        asked, found = self._request, self.record
+        if not found.expected:
+            raise errors.Busy("no busy check has said which machines are expected")
+        # Before anything begins: whatever happens from here on, it is known how far it came.
+        found.applied = applied = states.Applied(found.expected)
+        groups = asked.batch.split(found.expected) if asked.batch else [found.expected]
+        fun, kwarg = states.call(found.ref, asked.sls, asked.saltenv, found.test)
+        failure = None
+        try:
+            states.apply(
+                applied,
+                groups,
+                functools.partial(self._machines.follow, fun=fun, kwarg=kwarg, tell=self._tell),
+                functools.partial(allowed.require_held, self._config, found.ref),
+                self._tell,
+                found.test,
+            )
+        except errors.Error as error:
+            failure = error
+        shown = {
+            minion: applied.returns[minion]
+            for minion, summary in applied.minions.items()
+            if summary.changed or not summary.result
+        }
+        changes = {"out": "highstate", "ret": shown} if shown else {}
+        if failure:
+            return Outcome(False, str(failure), changes, applied.data(), failure.reason)
+        words = "would change" if found.test else "changed"
+        counts = {minion: len(summary.changed) for minion, summary in sorted(applied.minions.items())}
+        comment = "; ".join(f"{minion}: {f'{n} {words}' if n else 'no changes'}" for minion, n in counts.items())
+        return Outcome(None if found.test and shown else True, comment, changes, applied.data())
+
+    def rebooted(self) -> Outcome:
+        """Wait for machines that reboot by themselves, and then reboot those that are to be."""
+        asked, found = self._request, self.record.reboots
+        if self.record.test:
+            some = f", {asked.reboot_batch} at a time: {', '.join(found.order)}" if found.order else ": nobody"
+            return Outcome(None if found.order else True, f"Would be rebooted{some}")
+        notes = reboots.Notes(self._opts["cachedir"], self.record.ref)
+        boots: reboots.Boots = {}
+        result, reason = False, None
+        try:
+            boots = self._settle(notes)
+            if not found.order:
+                comment = "All answer"
+            elif not self._succeeded("applied"):
+                comment = "All answer; nobody is rebooted, because the deploy failed"
+            else:
+                comment = self._reboot(notes, boots)
+            result = True
+        except errors.Error as error:
+            comment, reason = str(error), error.reason
+            found.away = error.details.get("failed", {})
+        how = notes.rebooted(boots)
+        found.rebooted = [minion if how[minion] == "ordered" else f"{minion} (by itself)" for minion in sorted(how)]
+        changes = {
+            minion: {"old": found.before[minion], "new": boot}
+            for minion, boot in sorted(boots.items())
+            if boot != found.before.get(minion, boot)
+        }
+        data = {"rebooted": found.rebooted, "away": found.away, "left": found.left}
+        return Outcome(result, comment, changes, data, reason)
+
+    def released(self) -> Outcome:
+        """Release the token with an entry in the History, or keep it, according to how the steps before ended."""
+        self._request  # noqa: B018
+        found = self.record
+        if found.test:
+            return Outcome(None, "The token would be released, with an entry in the History.")
+        end = ending.judge(found)
+        try:
+            if end.hold_ended:
+                return self._hold_ended(end.trouble, left=True)
+            if end.keeps:
+                return self._kept(f"The deploy token stays held (ref {found.ref}): {end.trouble}.", end)
+            return self._release(end)
+        finally:
+            # From here on, this comment has the words.
+            atexit.unregister(_say)
+
+    def report(self, running: Mapping[str, Any]) -> str:
+        """Return the page about the deploy; ``running`` has Salt's returns of all states so far."""
+        return report.page(running, self.record)
+
+    @functools.cached_property
+    def _config(self) -> config.Config:
+        return config.parse(self._opts)
+
+    @functools.cached_property
+    def _machines(self) -> Machines:
+        return machines.connect(self._opts, self._request.ssh, "deploytoken.ssh")
+
+    @property
+    def _request(self) -> Request:
+        if self.record.request is None:
+            raise errors.Invalid("not looked at, because the request was refused")
+        return self.record.request
+
+    def _succeeded(self, step: str) -> bool:
+        return step in self.record.steps and self.record.steps[step].result is True
+
+    def _dry_run(self, token: Token) -> Outcome:
+        """What taking the token would come to."""
+        ref = self.record.ref
+        name, status = token.operator(self._request.name), token.status()
+        if status["ref"] == ref:
+            return Outcome(True, f"{status['held_by']} holds the deploy token (ref {ref})", data={"ref": ref})
+        if status["held_by"]:
+            about = f"{status['reason']}; since {status['since']}"
+            return Outcome(False, f"{status['held_by']} holds the deploy token ({about})", reason=errors.Held.reason)
+        if self.record.resumed:
+            return Outcome(False, f"The hold {ref} is over", reason=errors.NotYours.reason)
+        return Outcome(None, f"{name} would acquire the deploy token")
+
+    def _settle(self, notes: reboots.Notes) -> reboots.Boots:
+        """The boot ID of every machine, once those that are rebooting by themselves are back."""
+        found, applied = self.record.reboots, self.record.applied
+        interrupted = self.record.steps["applied"].reason == errors.Interrupted.reason
+        # While states may still run, or a person interrupts, waiting is pointless: the token is kept in any case.
+        waits = not (interrupted or (applied and applied.running))
+        patience = self._request.reboot_timeout if waits else 0
+        boots, failed = reboots.settle(reboots.Servers(self._machines), sorted(found.before), patience, self._tell)
+        # A machine that rebooted in an earlier attempt, and that the states of this one left as it is, need not reboot
+        # once more.
+        minions = applied.minions if applied else {}
+        same = {minion for minion, summary in minions.items() if summary.result and not summary.changed}
+        same |= set(applied.not_started if applied else ())
+        found.fresh = {minion: boot for minion, boot in found.fresh.items() if minion in same}
+        notes.fresh = dict(found.fresh)
+        notes.keep(boots)
+        if failed:
+            raise errors.Failed(f"no boot ID: {text.join_reasons(failed)}", failed=failed)
+        return boots
+
+    def _reboot(self, notes: reboots.Notes, boots: reboots.Boots) -> str:
+        asked, found = self._request, self.record.reboots
+        done: dict[str, dict[str, str]] = {}
+        try:
+            done = reboots.reboot(
+                reboots.Servers(self._machines),
+                found.order,
+                batch=asked.reboot_batch,
+                patience=asked.reboot_timeout,
+                check=asked.health,
+                ref=self.record.ref,
+                allowed=allowed.reboots(self._config, self._machines, self.record.ref, asked.consent),
+                notes=notes,
+                tell=self._tell,
+                before={**found.before, **found.fresh},
+            )
+            found.left = []
+        except errors.Error as error:
+            done, found.left = error.details["rebooted"], error.details["left"]
+            raise
+        finally:
+            boots.update({minion: boot["new"] for minion, boot in done.items()})
+        return f"Rebooted, and well: {', '.join(found.order)}"
+
+    def _release(self, end: ending.Ending) -> Outcome:
+        found = self.record
+        rebooted = found.reboots.rebooted
+        try:
+            with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
+                consent = ending.shortened(found.consent() or "") if end.began else ""
+                answer = release(
+                    token,
+                    self._opts["cachedir"],
+                    ending.summary(found, end),
+                    found.ref,
+                    rebooted=rebooted,
+                    consent=consent or None,
+                )
+        except errors.NotYours as error:
+            return self._hold_ended(str(error), left=bool(end.trouble))
+        except errors.Error as error:
+            # A release that was interrupted, or is in doubt, may have been one.
+            return self._kept(f"The deploy token may still be held (ref {found.ref}): {error}", end, error.reason)
+        found.held, found.entry = False, answer["entry"]
+        changes = {"held_by": {"old": found.ref, "new": answer["held_by"]}, "entry": answer["entry"]}
+        return Outcome(True, f"Released. The History says: {answer['entry']}", changes)
+
+    def _kept(self, comment: str, end: ending.Ending, reason: str | None = None) -> Outcome:
+        """A token that is kept, with the commands that go on."""
+        ways = [*ending.looks(self.record, end, self._machines), *ending.ways_on(self.record)]
+        return self._with_ways(comment, ways, reason or errors.Failed.reason)
+
+    def _hold_ended(self, why: str, left: bool) -> Outcome:
+        """A hold that somebody else ended: none of the usual follow-up commands would work."""
+        comment = f"The hold {self.record.ref} was ended while this deploy ran: {why}."
+        way = ("To see who ended it", "salt-run deploytoken.history")
+        if left:
+            why = "To deploy what is left, ask the person who ended it, and run again"
+            way = (why, ending.run_again(self.record, ref=None))
+        return self._with_ways(comment, [way], errors.NotYours.reason)
+
+    def _with_ways(self, comment: str, ways: list[tuple[str, str]], reason: str) -> Outcome:
+        self.record.ways = ways
+        lines = [comment, *(f"{why}: {command}" for why, command in ways)]
+        return Outcome(False, "\n".join(lines), data={"next": ways}, reason=reason)
+
+    def _tell_at_exit(self, what: str) -> None:
+        """
+        Have this printed, with the commands that go on, if Python ends before the deploy does.
+
+        A step notices Ctrl-C and SIGTERM. Between two steps nothing does, and Salt ends without a word of the token
+        (3008.3).
+        """
+        atexit.unregister(_say)
+        lines = [what, *(f"{why}: {command}" for why, command in ending.ways_on(self.record))]
+        atexit.register(_say, "\n".join(lines))
+
+
+def _say(words: str) -> None:
+    print(f"\n{words}", file=sys.stderr, flush=True)
+
+
+def _change(item: Mapping[str, Any], test: bool) -> dict[str, Any]:
+    """What an update changes, or would change, in one repository; empty if nothing."""
+    if test:
+        change = {"behind": item["behind"]} if item["behind"] or "on_branch" in item else {}
+    else:
+        moved = item["before"] != item["after"] or "was_on_branch" in item
+        change = {"old": item["before"], "new": item["after"]} if moved else {}
+    if change:
+        change["subjects"] = item["subjects"]
+        branch = item.get("on_branch" if test else "was_on_branch")
+        if branch:
+            change["branch"] = {"old": branch, "new": item["branch"]}
+    return change

@@ -1,0 +1,61 @@
+"""A deploy without Salt: its steps over scripted machines and a real SQLite token."""
+
+from saltext.deploytoken import config
+from saltext.deploytoken.deploy.steps import Deploy
+from saltext.deploytoken.token import Token
+from tests.support.machines import Scripted
+from tests.support.places import SqlitePlace
+
+#: The functions of the steps, in the order of deploy.sls.
+STEPS = ["requested", "updated", "idle", "held", "idle", "noted", "applied", "rebooted", "released"]
+
+
+class Rehearsal:
+    """
+    A deploy of machines ``a`` and ``b``; ``asked`` is the request, beside a target and a reason.
+
+    ``run()`` carries out the steps as an orchestration would: one that fails stops those that require it.
+    """
+
+    def __init__(self, folder, test=False, **asked):
+        self.place = SqlitePlace(folder)
+        self.opts = {**self.place.options("alice"), "cachedir": str(folder / "cache"), "sock_dir": str(folder)}
+        self.asked = {"target": "*", "reason": "upgrade", **asked}
+        self.machines = Scripted("a", "b")
+        self.told = []
+        self.deploy = self.new(test)
+        self.returns = {}
+
+    def new(self, test=False):
+        deploy = Deploy({**self.opts, "test": test}, {}, self.asked, self.told.append)
+        deploy.__dict__["_machines"] = self.machines
+        return deploy
+
+    @property
+    def record(self):
+        return self.deploy.record
+
+    def step(self, name):
+        self.returns[name] = self.deploy.carry_out(name, name)
+        return self.returns[name]
+
+    def run(self, until=None):
+        """Carry out the steps, but for those from ``until`` on; return what the last one returned."""
+        stopped, last = False, None
+        for name in STEPS:
+            if name == until:
+                break
+            tail = {"rebooted": "noted", "released": "held"}.get(name)
+            if not stopped or (tail and self.record.steps.get(tail) and self.record.steps[tail].result):
+                last = self.step(name)
+                stopped = last["result"] is False or stopped
+        return last
+
+    @property
+    def status(self):
+        with Token(config.parse(self.opts)) as token:
+            return token.status()
+
+    @property
+    def entries(self):
+        return [line for line in self.place.text().splitlines() if line.startswith("* ")]

@@ -1,0 +1,234 @@
+"""The steps of a deploy are not fooled: only a clear success is one, and each learns from the one record."""
+
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.deploys import STEPS, Rehearsal
+from tests.support.machines import busy, states
+from tests.support.salt import CHECKOUT
+
+
+@pytest.fixture
+def rehearse(tmp_path):
+    """``rehearse(test=False, **asked)``: a deploy of the machines a and b."""
+    made = []
+
+    def start(**more):
+        made.append(Rehearsal(tmp_path, **more))
+        return made[-1]
+
+    yield start
+    for one in made:
+        one.step("released")  # nothing is left to be told at the exit of Python
+
+
+def test_a_deploy_goes_from_the_request_to_the_history(rehearse):
+    deploy = rehearse()
+    assert deploy.run()["result"] is True
+    assert {name: ret["result"] for name, ret in deploy.returns.items()} == dict.fromkeys(STEPS, True)
+    assert deploy.status["held_by"] is None
+    (entry,) = deploy.entries
+    assert entry.endswith(f"Alice: upgrade (ref {deploy.record.ref})")
+    run, fun, kwarg = deploy.machines.asked[-1]
+    assert (run, fun, kwarg["pillar"]) == (["a", "b"], "state.highstate", {"deploytoken": {"ref": deploy.record.ref}})
+
+
+def test_what_goes_on_is_told_under_the_name_of_each_state(rehearse):
+    deploy = rehearse()
+    deploy.machines.returns["b"] = {"ret": states(False, comment="port 80 is in use"), "retcode": 2}
+    deploy.run()
+    assert deploy.told[:4] == ["requested …", "requested: done", "updated …", "updated: done"]
+    assert "a: done in 0 s, no changes" in deploy.told
+    assert "applied: 1 of 2 minions failed: b: nginx: port 80 is in use" in deploy.told
+
+
+@pytest.mark.parametrize("step", STEPS[1:])
+def test_a_step_without_a_checked_request_does_nothing(rehearse, step):
+    deploy = rehearse(raeson="x")
+    ret = deploy.run() or {}
+    assert (ret["result"], ret["reason"]) == (False, "invalid")
+    assert "deploytoken.raeson" in ret["comment"]
+    assert deploy.step(step)["result"] is False
+    assert deploy.machines.asked == []
+    assert deploy.status["held_by"] is None
+
+
+def test_a_configuration_that_is_wrong_stops_the_request(rehearse):
+    deploy = rehearse()
+    deploy.opts["deploytoken"]["repositories"] = [{"pth": "/srv"}]
+    deploy.deploy = deploy.new()
+    assert "deploytoken.repositories.0" in deploy.run()["comment"]
+
+
+def test_a_configured_name_that_the_page_cannot_carry_stops_the_request(rehearse):
+    deploy = rehearse()
+    deploy.opts["deploytoken"]["name"] = "Alice (Ops)"
+    deploy.deploy = deploy.new()
+    assert "name: '('" in deploy.run()["comment"]
+
+
+def test_a_token_that_somebody_else_holds_stops_the_deploy_in_the_token_s_words(rehearse):
+    deploy = rehearse()
+    with deploy.place.token("bob") as bob:
+        bob.acquire("long work")
+    ret = deploy.run()
+    assert (ret["result"], ret["reason"], ret["changes"]) == (False, "held", {})
+    assert ret["comment"].startswith("Bob holds the token")
+
+
+def test_a_token_that_was_taken_is_a_change_and_one_that_was_confirmed_is_none(rehearse):
+    deploy = rehearse()
+    deploy.run(until="noted")
+    ref = deploy.record.ref
+    assert deploy.returns["held"]["changes"] == {"held_by": {"old": None, "new": "Alice"}, "ref": ref}
+    deploy.asked["ref"], deploy.deploy = ref, deploy.new()
+    deploy.run(until="noted")
+    assert (deploy.returns["held"]["result"], deploy.returns["held"]["changes"]) == (True, {})
+
+
+def test_a_busy_machine_stops_the_deploy_with_lines_to_paste(rehearse):
+    deploy = rehearse()
+    deploy.machines.busy["a"] = busy("a", ask="Jane")
+    ret = deploy.run()
+    assert (ret["result"], ret["reason"]) == (False, "busy")
+    first, *more = ret["comment"].splitlines()
+    assert first == "1 thing running (ask Jane): spider on a"
+    assert more[1:] == ["consent:", '  by: "WHO AGREED"', "  for:", '    - "a/p/spider"']
+
+
+def test_a_consent_is_remembered_from_every_look(rehearse):
+    deploy = rehearse(consent={"by": "Jane Doe", "for": ["a/p/*"]})
+    deploy.machines.busy["a"] = [busy("a", "one"), busy("a", "two")]
+    assert deploy.run()["result"] is True
+    assert "with the consent of Jane Doe: one (a/p/one); two (a/p/two)" in deploy.entries[0]
+
+
+def test_without_a_busy_check_nothing_is_deployed_or_noted(rehearse):
+    deploy = rehearse()
+    deploy.step("requested")
+    deploy.step("held")
+    for step in ("noted", "applied"):
+        ret = deploy.step(step)
+        assert (ret["result"], ret["reason"]) == (False, "busy")
+    assert deploy.step("released")["result"] is True
+
+
+def test_those_are_deployed_that_the_last_look_found(rehearse):
+    deploy = rehearse()
+    deploy.run(until="noted")
+    deploy.machines.ids.append("late")
+    deploy.step("noted")
+    deploy.step("applied")
+    assert deploy.machines.asked[-1][0] == ["a", "b"]
+
+
+def test_a_machine_that_does_not_say_that_it_succeeded_fails_the_step(rehearse):
+    deploy = rehearse()
+    deploy.machines.returns["b"] = {"ret": states("True"), "retcode": 0}
+    deploy.run(until="rebooted")
+    ret = deploy.returns["applied"]
+    assert (ret["result"], ret["reason"], ret["failed"]) == (False, "failed", ["b"])
+    assert ret["changes"]["ret"] == {"b": states("True")}
+
+
+def test_a_step_that_raises_is_one_line_and_the_log_has_the_rest(rehearse, caplog):
+    deploy = rehearse()
+    deploy.machines.returns["b"] = KeyError("surprise")
+    deploy.run(until="rebooted")
+    ret = deploy.returns["applied"]
+    assert (ret["result"], ret["reason"]) == (False, "unknown")
+    assert ret["comment"] == "KeyError: 'surprise'; the log has more"
+    assert "Traceback" in caplog.text
+
+
+def test_an_interruption_of_a_step_is_an_answer_and_the_cleanup_still_runs(rehearse):
+    deploy = rehearse()
+    deploy.run(until="noted")
+    deploy.machines.returns["a"] = SystemExit(0)  # as Salt does on Ctrl-C and SIGTERM
+    deploy.step("noted")
+    ret = deploy.step("applied")
+    assert (ret["result"], ret["reason"]) == (False, "interrupted")
+    assert "a, b go on with their states" in ret["comment"]
+
+
+def test_in_a_test_every_step_says_what_it_would_do_and_nothing_is_written(rehearse):
+    deploy = rehearse(test=True, reboot=True)
+    deploy.machines.returns["b"] = {"ret": states(None, changes={"x": 1}), "retcode": 0}
+    before = deploy.place.versions()
+    for step in STEPS:
+        deploy.step(step)
+    assert {name: ret["result"] for name, ret in deploy.returns.items()} == {
+        **dict.fromkeys(["requested", "updated", "idle", "noted"], True),
+        **dict.fromkeys(["held", "applied", "rebooted", "released"], None),
+    }
+    assert deploy.returns["held"]["comment"] == "Alice would acquire the deploy token"
+    assert deploy.returns["applied"]["comment"] == "a: no changes; b: 1 would change"
+    assert deploy.returns["rebooted"]["comment"] == "Would be rebooted, 1 at a time: a, b"
+    assert deploy.machines.asked[-1][2]["test"] is True
+    assert deploy.place.versions() == before
+    assert not (deploy.place._store.path.parent / "cache").exists()
+
+
+def test_a_test_says_who_holds_the_token(rehearse):
+    with (deploy := rehearse(test=True)).place.token("bob") as bob:
+        bob.acquire("long work")
+    deploy.step("requested")
+    ret = deploy.step("held")
+    assert (ret["result"], ret["reason"]) == (False, "held")
+    assert ret["comment"].startswith("Bob holds the deploy token (long work; since ")
+
+
+def test_a_test_of_a_hold_that_is_over_says_so(rehearse):
+    deploy = rehearse(test=True, ref="f9c2a1b0")
+    deploy.step("requested")
+    assert deploy.step("held")["comment"] == "The hold f9c2a1b0 is over"
+
+
+INTERRUPTED = """
+import pathlib, sys
+from saltext.deploytoken import errors
+from saltext.deploytoken.token import Token
+from tests.support.deploys import Rehearsal
+
+end, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+deploy = Rehearsal(folder, target="*", reason="it's")
+taken = Token.acquire
+
+def acquire(*args, **kwargs):
+    if end == "refused":
+        raise errors.Held("Bob holds the token")
+    if end == "fell over":
+        raise BrokenPipeError
+    return taken(*args, **kwargs)
+
+Token.acquire = acquire
+deploy.run(until="released")
+if end == "end":
+    deploy.step("released")
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "told"),
+    [
+        ("between two steps", ["The deploy token stays held (ref ", "): the deploy was ended in the middle.\n"]),
+        ("fell over", ["The deploy token may be held (ref "]),
+        ("refused", []),
+        ("end", []),
+    ],
+)
+def test_a_person_who_ends_python_between_two_steps_reads_of_the_hold_and_nobody_else(tmp_path, end, told):
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, end, tmp_path],
+        cwd=CHECKOUT,
+        env={"PYTHONPATH": f"{CHECKOUT}:{CHECKOUT}/_utils", "PATH": "/usr/bin:/bin", "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done
+    said = done.stderr[done.stderr.find("The deploy token ") :] if told else done.stderr
+    assert all(words in said for words in told), done.stderr
+    assert ("salt-run deploytoken.release ref=" in said) is bool(told), done.stderr
+    assert ('"ref": "' in said) is bool(told)
