@@ -164,9 +164,9 @@ def rebooted(name):
     name
         For people; nothing depends on it.
 
-    Nobody is rebooted after states that failed. Changes are the boot IDs before and after. A machine that does not come
-    back, or is not well, fails this and stops the rest. The return has ``rebooted`` (words for the History), ``away``
-    (by machine, why) and ``left`` (the machines still to be rebooted).
+    Nobody is rebooted after states that failed. Changes are the boot IDs before and after. A machine that does not
+    come back, or is not well, fails this and stops the rest. The return has ``rebooted`` (words for the History),
+    ``away`` (by machine, why) and ``left`` (the machines still to be rebooted).
     """
     return _carry_out("rebooted", name)
 

@@ -28,10 +28,11 @@ def run(loaders):
 def step(loaders, tmp_path):
     """``step(repositories, test=False)``: what the step of a deploy returns, after its request."""
 
-    def step(repositories, test=False):
+    def step(repositories, test=False, **options):
         asked = {"deploytoken": {"target": "*", "reason": "upgrade"}}
         configured = {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice", "repositories": repositories}
-        salt = loaders(deploytoken=configured, pillar=asked, test=test)
+        salt = step.salt = loaders(deploytoken=configured, pillar=asked, test=test, **options)
+        step.files = salt.served()
         assert salt.states["deploytoken.requested"]("request")["result"] is not False
         return salt.states["deploytoken.updated"]("repositories")
 
@@ -138,3 +139,12 @@ def test_the_step_has_the_check_of_the_environment_too(step, origin, monkeypatch
 
     assert (answer["result"], answer["reason"]) == (False, "invalid")
     assert "GIT_DIR" in answer["comment"]
+
+
+def test_a_file_that_the_update_brought_is_served_at_once(step, origin):
+    origin.push(name="new")
+
+    assert step([str(origin.path)], file_roots={"base": [str(origin.path)]})["result"] is True
+
+    assert "new" not in step.files  # as the orchestration has it by then, and Salt for 20 s more
+    assert "new" in step.salt.served()

@@ -30,6 +30,15 @@ def test_a_deploy_goes_from_the_repositories_to_the_history_with_four_questions(
     assert asked == ["busy.check", "busy.check", "state.highstate", "['file.read', 'file.file_exists']"]
 
 
+def test_a_deploy_under_sudo_is_a_deploy(site):
+    """Salt then calls the caller sudo_alice, and a client of that user has no key to authenticate with."""
+    pillar = {"deploytoken": {"target": "docs", "reason": REASON}}
+    answer = site.run("state.orchestrate", "deploytoken.deploy", pillar=pillar, environment={"SUDO_USER": "alice"})
+    assert answer.code == 0, answer
+    assert results(answer) == dict.fromkeys(STEPS, True)
+    assert site.changed.exists()
+
+
 def test_the_graceful_way_deploys_named_parts_of_many_while_spiders_run(site, redmine, tmp_path):
     config = variant(site, tmp_path / "etc", nodegroups={"kingfisher": "docs or kingfisher-*"})
     site.sls("part", "{{ grains.id }}:\n  file.touch:\n    - name: " + f"{tmp_path}/part-{{{{ grains.id }}}}\n")

@@ -3,6 +3,7 @@
 import pathlib
 
 import salt.config
+import salt.fileserver
 import salt.loader
 
 from tests.support.salt import tree
@@ -52,6 +53,10 @@ class Loaders:
         if name not in self._loaded:
             self._loaded[name] = load()
         return self._loaded[name]
+
+    def served(self):
+        """The files that a master with this configuration serves, as it lists them."""
+        return salt.fileserver.Fileserver(self.opts).file_list({"saltenv": "base"})
 
     @property
     def modules(self):

@@ -9,6 +9,7 @@ One deploy, from the request to the page at its end.
 ``ending``   release or keep the token, and the commands that go on
 ``release``  one release with everything that its History entry tells
 ``report``   the page at the end
+``serving``  what Salt serves once the repositories have moved
 ``jobs``     which job a hold was taken for, and whether it still runs
 ===========  =================================================================================
 """

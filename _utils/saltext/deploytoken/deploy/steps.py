@@ -17,7 +17,7 @@ from typing import Any
 
 from saltext.deploytoken import config, errors, events, machines, page, repositories, text
 from saltext.deploytoken.busy import verdict, waiting
-from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request
+from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving
 from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.release import release
 from saltext.deploytoken.deploy.request import Request
@@ -104,7 +104,11 @@ class Deploy:
         self._request  # noqa: B018
         test = self.record.test
         look = repositories.status if test else repositories.update
-        answer = look(self._config.repositories, self._functions)
+        try:
+            answer = look(self._config.repositories, self._functions)
+        finally:
+            if not test and self._config.repositories:
+                serving.forget_file_lists(self._opts)
         found = answer["repositories"]
         if not found:
             return Outcome(True, answer["message"])
