@@ -1,5 +1,6 @@
 """How the documentation is built: `script/docs`."""
 
+import importlib
 import inspect
 import pkgutil
 import sys
@@ -8,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-# The tree as it stands, under the names that it has once it is installed: nothing is built, and nothing can be stale.
-# Each folder that Salt's loader reads: the package's last word, and the title of its pages.
+# The modules are read from the checkout, under the names that they have once installed: nothing is built or stale.
+# For each folder that Salt's loader reads: the last word of its package, and the title of its pages.
 KINDS = {
     "_runners": ("runners", "Runners"),
     "_states": ("states", "States"),
@@ -40,7 +41,8 @@ html_static_path = ["style"]
 html_css_files = ["style.css"]
 html_show_sourcelink = False
 nitpicky = True
-nitpick_ignore = [("py:class", "abc.ABC")]
+# Type variables are private, and have no page.
+nitpick_ignore_regex = [("py:obj", r"saltext\.deploytoken\..*\._[A-Z]\w*")]
 
 myst_heading_anchors = 3
 autodoc_member_order = "bysource"
@@ -50,13 +52,14 @@ add_module_names = False
 
 def setup(app):
     app.connect("builder-inited", write_pages)
-    app.connect("autodoc-process-signature", hide_what_the_door_adds)
+    app.connect("autodoc-process-signature", hide_what_the_edge_adds)
     app.connect("missing-reference", find_by_salts_name)
+    app.connect("missing-reference", leave_pythons_own)
     return {"parallel_read_safe": True}
 
 
 def write_pages(app):
-    """One page per module, so that a new one has its page without anybody thinking of it."""
+    """Write one page per module: a new module gets its page by itself."""
     folder = Path(app.srcdir) / "ref"
     folder.mkdir(exist_ok=True)
     wanted = {}
@@ -65,17 +68,29 @@ def write_pages(app):
         wanted[f"{kind}.rst"] = _contents(title, [f"{kind}.{name}" for name in names])
         for name in names:
             wanted[f"{kind}.{name}.rst"] = _page(f"{name} ({kind})", f"saltext.deploytoken.{kind}.{name}")
-    inner = sorted(item.name for item in pkgutil.iter_modules(saltext.deploytoken.__path__))
-    wanted["inside.rst"] = _page("Inside", "saltext.deploytoken") + _tree(f"inside.{name}" for name in inner)
-    wanted.update({f"inside.{name}.rst": _page(name, f"saltext.deploytoken.{name}") for name in inner})
+    wanted.update(_pages_inside(saltext.deploytoken, "Inside", "inside"))
     for path in folder.iterdir():
         if path.name not in wanted:
             path.unlink()
     for name, text in wanted.items():
         path = folder / name
-        # An unchanged page keeps its time, and is not read again.
+        # Sphinx does not read an unchanged page again: it goes by the file's time.
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")
+
+
+def _pages_inside(package, title, page):
+    """The page of a package, and those of all modules in it, by file name."""
+    pages, listed = {}, []
+    for item in sorted(pkgutil.iter_modules(package.__path__), key=lambda item: item.name):
+        name, below = f"{package.__name__}.{item.name}", f"{page}.{item.name}"
+        inner = name.removeprefix("saltext.deploytoken.")
+        if item.ispkg:
+            pages.update(_pages_inside(importlib.import_module(name), inner, below))
+        else:
+            pages[f"{below}.rst"] = _page(inner, name)
+        listed.append(below)
+    return {f"{page}.rst": _page(title, package.__name__) + _tree(listed), **pages}
 
 
 def _heading(title):
@@ -94,8 +109,8 @@ def _page(title, module):
     return f"{_heading(title)}.. automodule:: {module}\n"
 
 
-def hide_what_the_door_adds(app, what, name, obj, options, signature, returns):
-    """A runner's function takes anything, to refuse it in words; people are shown what it understands."""
+def hide_what_the_edge_adds(app, what, name, obj, options, signature, returns):
+    """Show only the arguments that a runner understands. It takes all others too, to refuse them in words."""
     if what != "function" or not name.startswith("saltext.deploytoken.runners."):
         return None
     found = inspect.signature(obj)
@@ -104,17 +119,31 @@ def hide_what_the_door_adds(app, what, name, obj, options, signature, returns):
 
 
 def find_by_salts_name(app, env, node, contnode):
-    """``busy.check`` is what people type; Python's name is ``saltext.deploytoken.modules.busy.check``."""
+    """Find ``busy.check``, which people type, as ``saltext.deploytoken.modules.busy.check``, its name in Python."""
     if node.get("refdomain") != "py":
         return None
     domain = env.get_domain("py")
     target = node["reftarget"]
-    beside = (node.get("py:module") or "").rpartition(".")[0]
     found = [name for name in domain.objects if name.endswith(f".{target}")]
-    # Beside the page that names it, else on a minion, else wherever there is just one.
-    for package in (beside, "saltext.deploytoken.modules"):
+    # The nearest one counts: in the packages around the page that names it, else on a minion, else the only one.
+    for package in (*_around(node.get("py:module")), "saltext.deploytoken.modules"):
         if f"{package}.{target}" in found:
             found = [f"{package}.{target}"]
     if len(found) != 1:
         return None
     return domain.resolve_xref(env, node["refdoc"], app.builder, node["reftype"], found[0], node, contnode)
+
+
+def _around(module):
+    """The packages around a module, the innermost first."""
+    while module:
+        module = module.rpartition(".")[0]
+        if module:
+            yield module
+
+
+def leave_pythons_own(app, env, node, contnode):
+    """Show a name of Python's standard library without a link: its pages are elsewhere."""
+    if node.get("refdomain") == "py" and node["reftarget"].partition(".")[0] in sys.stdlib_module_names:
+        return contnode
+    return None

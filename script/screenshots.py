@@ -16,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "_utils"), str(ROOT / "script")]
 
 import demo  # noqa: E402
 
-from saltext.deploytoken import config, page  # noqa: E402
+from saltext.deploytoken import page  # noqa: E402
 from tests.support import wait  # noqa: E402
 from tests.support.browser import Browser  # noqa: E402
 from tests.support.redmine import Redmine  # noqa: E402
@@ -123,7 +123,7 @@ def log_in(browser, redmine):
 
 
 def take_deploy(browser, deploy, markup):
-    deploy.redmine.edit(deploy.address, with_past(page.initial(markup), config.History.entry))
+    deploy.redmine.edit(deploy.address, with_past(page.initial(markup), page.DEFAULT.entry))
     take(browser, deploy.address, f"{markup}-before", "Held by: nobody")
     process = deploy.deploy()
     wait.until(
@@ -147,7 +147,9 @@ def take_table(browser, redmine, address, markup):
 
 def with_past(text, entry):
     for hold in PAST:
-        line = page.render_entry(entry, hold, until=ENDS[hold.ref], summary=hold.reason, notes=NOTES.get(hold.ref, ()))
+        line = page.render_entry(
+            hold, page.Rules(entry=entry), until=ENDS[hold.ref], summary=hold.reason, notes=NOTES.get(hold.ref, ())
+        )
         text = page.add_entry(text, line)
     return text
 

@@ -21,11 +21,11 @@ sys.path[:0] = [str(ROOT / "script"), str(ROOT / "_utils")]
 
 import demo  # noqa: E402
 
-from saltext.deploytoken import live  # noqa: E402
+from saltext.deploytoken.gate import live  # noqa: E402
 
 WIDTH = 80
 DEPLOY = demo.Demo.DEPLOY.replace("salt-run ", "salt-run --quiet -l quiet ")
-# What Salt 3008.3 says of itself on standard error: whenever a state calls a runner, and of Python 3.11.
+# What Salt 3008.3 says of itself on standard error: of each client that it leaves open, and of Python 3.11.
 NOISE = re.compile(r"(\[WARNING *\] )?unclosed \w+ <salt\.|.* DeprecationWarning: 'crypt'|  import crypt")
 INTRODUCTION = """# What it looks like
 
@@ -35,7 +35,7 @@ Recorded by `script/session` from a real run, with Salt {version}. Only paths ar
 columns are folded, and Salt's warnings about its own unclosed clients are left out. No colours are needed. With
 `--out=json` each answer is data.
 
-A deploy tells its progress, and ends with a page to read and to paste. `--quiet -l quiet` leaves it at that.
+A deploy prints its progress, and ends with a page to read and to paste. `--quiet -l quiet` leaves it at that.
 Without them, Salt shows its log and its own list of the states as well.
 """
 

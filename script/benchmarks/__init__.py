@@ -20,10 +20,10 @@ own, so that one that fails, or hangs, leaves the others to go on.
 
 import importlib
 
-#: In the order in which they run, and stand on the page.
+#: The order in which they run and appear on the page.
 NAMES = ("commands", "imports", "minion", "minions", "deploy", "contention", "pages", "repositories")
 
 
 def load(name):
-    """The module of a measurement. Late: each imports much of Salt."""
+    """Import and return the module of a measurement. Late, because each imports much of Salt."""
     return importlib.import_module(f"script.benchmarks.{name}")

@@ -44,7 +44,7 @@ def main():
     if arguments.page:
         report.write(results, arguments.output)
         return 0
-    # Whatever a measurement leaves behind becomes a child of this process, and is found and ended.
+    # Processes that a measurement leaves behind become children of this one, which then finds and ends them.
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     failed = []
@@ -52,7 +52,7 @@ def main():
         for number, name in enumerate(names := [name for name in NAMES if name in (arguments.name or NAMES)], 1):
             say(f"{datetime.datetime.now():%H:%M:%S} {name} ({number} of {len(names)})")
             results[name] = _measure(name, pathlib.Path(folder), arguments.quick)
-            # At once: what has been measured is kept, whatever comes after it.
+            # At once, so that an error in a later measurement loses nothing.
             report.write(results, arguments.output)
             if "failed" in results[name]:
                 failed.append(name)
@@ -77,7 +77,7 @@ def _measure(name, folder, quick):
     about = report.about(quick)
     begin = time.monotonic()
     command = [sys.executable, "-m", "script.benchmarks.one", name, str(own)]
-    # In a session of its own: a Ctrl-C in the terminal is for this process alone, which then asks it to end.
+    # In a session of its own, so that Ctrl-C in the terminal reaches only this process, which then asks it to end.
     child = subprocess.Popen(command + ["--quick"] * quick, stdin=subprocess.DEVNULL, start_new_session=True)
     late = False
     try:
@@ -98,13 +98,16 @@ def _measure(name, folder, quick):
 
 
 def _told(name, result):
-    """The result, if the page can tell it; one that it cannot must not keep the others from it."""
+    """Return the result if the page can show it; else say why not. One bad result must not stop the others."""
     try:
         report.page({name: result})
         report.plots({name: result})
     except Exception as error:
         traceback.print_exc()
-        return {"about": result["about"], "failed": f"measured, but cannot be told: {type(error).__name__}: {error}"}
+        return {
+            "about": result["about"],
+            "failed": f"measured, but the page cannot show it: {type(error).__name__}: {error}",
+        }
     return result
 
 
@@ -119,9 +122,9 @@ def _end(child):
 
 
 def _sweep():
-    """End every process that is still below this one; what they were."""
+    """End every process that is still below this one, and return what they were."""
     names = []
-    for _ in range(10):  # one that ends hands its own children up
+    for _ in range(10):  # a process that ends leaves its children to this one
         left = [one for one in psutil.Process().children(recursive=True) if one.status() != psutil.STATUS_ZOMBIE]
         if not left:
             break

@@ -1,4 +1,4 @@
-"""What every measurement is given: a folder, a way to say how far it is, services that end with it."""
+"""What every measurement gets: a folder, a way to show progress, and services that end with it."""
 
 import pathlib
 import sys
@@ -6,7 +6,7 @@ import sys
 from tests.support.redmine import Redmine
 from tests.support.salt import CHECKOUT
 
-# Where the test suite keeps its migrated and seeded database.
+# The test suite keeps its migrated and seeded database here.
 CACHE = CHECKOUT / ".pytest_cache" / "d" / "redmine"
 
 
@@ -15,7 +15,7 @@ def say(line):
 
 
 class Bench:
-    """``folder`` is the measurement's own; ``stack.callback`` takes what must end with it; ``quick``: few rounds."""
+    """``folder`` is the measurement's own. Pass to ``stack.callback`` what must end with it. ``quick``: few rounds."""
 
     def __init__(self, name, folder, quick, stack):
         self.name, self.quick, self.stack = name, quick, stack
@@ -39,7 +39,7 @@ class Bench:
         try:
             return self._redmine("redmine")
         except AssertionError as error:
-            # Its first start, which fills the database, has failed once in a while on a machine with much other work.
+            # The first start fills the database. On a busy machine it has failed now and then.
             self.say(f"{error}\ntrying once more")
             return self._redmine("redmine-again")
 

@@ -1,4 +1,4 @@
-"""``salt-run deploytoken.…`` on a real wiki, against what it cannot do without, and against a careful shell script."""
+"""``salt-run deploytoken.…`` on a real wiki, against the least it could take, and against a careful shell script."""
 
 import functools
 import os
@@ -25,7 +25,7 @@ def run(bench):
     redmine = bench.redmine()
     pages = {who: redmine.new_page(PAGE) for who in ("ours", "script", "requests")}
     key = redmine.key("alice")
-    # With its master running: without one, every salt-run looks for it in vain, for 2 s that would hide all else.
+    # The master runs: without one, every salt-run looks for it for 2 s, which would hide everything else.
     fleet = Fleet(bench, {"store": pages["ours"], "api_key": key, "name": "Alice"})
 
     def salt_run(function, *positional, **named):
@@ -47,7 +47,7 @@ def run(bench):
         **{("script", name): functools.partial(script, name) for name in ours},
         **{("requests", name): getattr(plain, name) for name in ours},
     }
-    # Each pair that takes and gives back, in this order.
+    # Every acquire comes before its release.
     pairs = [(who, name) for who in pages for name in (ACQUIRE, RELEASE)]
     salt_run("test.arg", "warm")
     bench.say(f"{rounds} rounds")
@@ -85,7 +85,7 @@ def _order(functions, pairs):
 
 
 def _swapped(order, first, last):
-    """The same order, in which the one comes before the other."""
+    """The same order, but with the one before the other."""
     places = sorted(map(order.index, (first, last)))
     for place, name in zip(places, (first, last), strict=True):
         order[place] = name
@@ -139,8 +139,8 @@ def _script(page, key, operation):
 
 
 def aims(found, loaded):
-    # The same command against itself: where that is further from 1 than half of what the aim allows, a ratio near the
-    # aim says nothing, whichever side it is on.
+    # The same command against itself. If its ratio differs from 1 by more than half of what the aim allows, a ratio
+    # near the aim proves nothing.
     noise = {clock: found["floor"][1]["ratio"][clock]["median"] for clock in ("wall", "cpu")}
     noisy = any(abs(value - 1) > (AIM - 1) / 2 for value in noise.values())
     for row in found["operations"]:
@@ -162,18 +162,18 @@ def page(found):
         for row in found["operations"]
     ]
     return f"""
-Whole commands, each a new process, beside a running master, with the token on a page of a real Redmine. The floor is
-what no command can do without: the least that a `salt-run` does, plus the operation's own requests (a GET for the
-status; a GET and a PUT to take or to give back), made from Python in the same round. The second row is the first
-command again: what it differs from 1 is noise, and no smaller difference means anything.
+These are whole commands, each a new process, beside a running master, with the token on a page of a real Redmine. No
+command can be faster than the *floor*: the least that a `salt-run` does, plus the operation's own requests (a GET for
+the status; a GET and a PUT to take or give back), made from Python in the same round. The second row is the first
+command again. Its difference from 1 is noise, and smaller differences mean nothing.
 
 ![Ratio to the floor](commands.svg)
 
 {words.table(["command", "clock, s", "CPU, s", "ratio to the floor, clock", "CPU"], [*floor, *ours])}
 
-What a careful person would write instead is `script/benchmarks/by_hand.sh`: `curl`, `jq`, and the
-page's version sent along. It has no start of Salt to pay. It does not know whose save it was when an answer is lost,
-cannot tell one person's two terminals apart, and does not look at the minions. In milliseconds:
+`script/benchmarks/by_hand.sh` is the script that a careful person might write instead: `curl` and `jq`, with the
+page's version sent along. It does not have to start Salt. But it does not know whose save it was when an answer is
+lost, cannot tell one person's two terminals apart, and does not look at the minions. In milliseconds:
 
 {words.table(["operation", "the requests, clock", "CPU", "the script, clock", "CPU"], others)}
 """

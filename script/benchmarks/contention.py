@@ -1,4 +1,4 @@
-"""Many contenders for one token: how fast it goes round, what the wiki has to bear, and whether all get it."""
+"""Many contenders for one token: hand-overs, requests to the wiki, and whether everybody gets a turn."""
 
 import json
 import multiprocessing
@@ -16,11 +16,11 @@ TITLE = "Contention for one token"
 SIZES = (2, 8, 32)
 TURNS = {2: 6, 8: 2, 32: 1}
 HOLD = 0.5  # seconds
-REST = 5.0  # seconds at most, before somebody who had it wants it again
+REST = 5.0  # seconds at most, before a contender with another turn wants it again
 WAIT = 400
 AIM_REQUESTS = 1.5
 AIM_FAIR = 6.0
-OPERATION = 4  # requests of an acquire and a release with nobody else there: each reads and writes
+OPERATION = 4  # requests of an acquire and a release without contention: each reads and writes
 
 
 def run(bench):
@@ -42,12 +42,12 @@ def run(bench):
 
 
 class Contest:
-    """So many processes that want the token of one store, so many times each; they begin at once."""
+    """Processes that all want the token of one store, each for a number of turns. They begin at the same moment."""
 
     def __init__(self, store, settings, contenders, turns, folder):
         self._store, self._turns = store, turns
         self._logs = [pathlib.Path(folder) / f"{store}-{contenders}-{number}.json" for number in range(contenders)]
-        # Forked: all is imported, and they can begin in the same moment.
+        # Forked: everything is imported already, so they can begin at the same moment.
         context = multiprocessing.get_context("fork")
         self._processes = [
             context.Process(target=_contend, args=(settings, f"Contender {number}", turns, log), daemon=True)
@@ -79,7 +79,7 @@ class Contest:
             "seconds": round(elapsed, 1),
             "handovers_per_minute": round(60 * len(waits) / elapsed, 1),
             "requests_per_handover": round(requests / len(waits), 2),
-            # What it must be: the two operations, and one look for each stretch of the wait.
+            # The least: the two operations, and one look for each POLL seconds of the wait.
             "expected_requests": round(OPERATION + 1 + sum(waits) / POLL / len(waits), 2),
             "waits": {
                 "median": round(statistics.median(waits), 2),
@@ -90,7 +90,7 @@ class Contest:
 
 
 def _contend(settings, name, turns, log):
-    """One contender: wait for the token, hold it for a moment, give it back, rest; and write down how it went."""
+    """One contender: wait for the token, hold it for a moment, give it back, rest. It notes how it went."""
     count = [0]
     waits = []
     try:
@@ -109,7 +109,7 @@ def _contend(settings, name, turns, log):
 
 
 def _counting(store, count):
-    """Count what is asked of the store: of a wiki, each is one request."""
+    """Count the calls of the store. On a wiki, each call is one request."""
     for name in ("read", "read_version", "write", "operator"):
         function = getattr(store, name)
 
@@ -123,8 +123,8 @@ def _counting(store, count):
 def aims(found, _loaded):
     worst = max(found["rows"], key=_excess)
     yield (
-        f"requests per hand-over: at most {AIM_REQUESTS:.1f} of the operations themselves and one look per {POLL:.0f}"
-        f" seconds of waiting (the most: {_who(worst)})",
+        f"requests per hand-over: at most {AIM_REQUESTS:.1f} of the operations themselves and one look for each"
+        f" {POLL:.0f} seconds of waiting (the most: {_who(worst)})",
         words.verdict(_excess(worst), AIM_REQUESTS),
     )
     unserved = sum(row["unserved"] for row in found["rows"])
@@ -141,7 +141,7 @@ def _excess(row):
 
 
 def _unfairness(row):
-    # Who found the token free has waited for hardly any time: a fraction of that is no measure of anything.
+    # A contender that finds the token free has hardly waited. A ratio to such a wait would mean nothing.
     return row["waits"]["longest"] / max(row["waits"]["median"], POLL / 2)
 
 
@@ -167,15 +167,16 @@ def page(found):
     heads = ["contenders", "store", "turns each", "hand-overs a minute", "requests per hand-over", "expected"]
     heads += ["median wait, s", "longest, s", "longest over median*"]
     return f"""
-All contenders are processes that begin in the same moment, as `acquire wait=…` does without the start of a command.
-Who gets the token holds it for half a second; who shall have it several times rests up to {REST:.0f} seconds in
-between. A waiter looks every {POLL:.0f} seconds, give or take half of that by chance. Nobody is told when the token is
-free: it is the looks that find it, so that the more wait, the sooner one of them does. With few, the time between two
-hand-overs is mostly the wait for the next look. Both stores were contended for at the same time. *Expected* are
+The contenders are processes that begin at the same moment and do what `acquire wait=…` does, without the start of a
+command. Each holds the token for half a second. A process with several turns rests up to {REST:.0f} seconds between
+them. A waiting process looks every {POLL:.0f} seconds, give or take up to half of that at random. No message says that
+the token is free: a look finds it. So the more processes wait, the sooner one of them finds it. With few, most of the
+time between two hand-overs is the wait for the next look. Both stores were tested at the same time. *Expected* are
 {OPERATION} requests for taking and giving back, the first look, and one for every {POLL:.0f} seconds of waiting.
 
-Chance alone decides who looks next. That is fair over time; it is no queue, and the longest wait grows with the
-contenders. (*: or over half the time between two looks, where the median wait is shorter than that.)
+Chance alone decides which process looks next. That is fair over time, but it is not a queue, and the longest wait
+grows with the number of contenders. (*: at least half the time between two looks
+counts as the median wait.)
 
 ![Hand-overs per minute by number of contenders](contention.svg)
 

@@ -10,7 +10,7 @@ from script.benchmarks.sampling import difference, figures, in_turn, ratio, rows
 from tests.support.proxy import FaultProxy
 
 TITLE = "The orchestrated deploy, and the gate"
-ROUNDS = {1: 5, 5: 5, 20: 3}  # by number of minions; all of them share the CPUs, so that many take long
+ROUNDS = {1: 5, 5: 5, 20: 3}  # by number of minions; many take long, because they share the CPUs
 AIM_COST = 2.0  # of a trivial salt-run
 AIM_GROWTH = 1.25
 AIM_GATE = 5.0  # per cent
@@ -20,7 +20,7 @@ TRIVIAL, BARE, GATED, DEPLOY = "trivial", "bare", "gated", "deploy"
 NOTHING, ONE, RUNNERS = "nothing", "one runner", "runners"
 PAGE = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
 TOP = "base:\n  '*':\n    - deploytoken.gate\n    - site\n"
-# What a run past the gate says: not its executor, not its state.
+# The arguments of a run past the gate: without its executor and its state.
 PAST = ("--module-executors=[direct_call]",), {"exclude": "[{'sls': 'deploytoken.gate'}]"}
 
 
@@ -57,7 +57,7 @@ def run(bench):
                     ref = token.acquire(reason)["ref"]
                     function = functools.partial(_highstate, fleet, pillar=f'{{"deploytoken": {{"ref": "{ref}"}}}}')
                 proxy.log.clear()
-                before = fleet.publishes()  # outside of what is timed
+                before = fleet.publishes()  # not timed
                 taken, answer = sample(function)
                 samples[name].append(taken)
                 wiki[name] = max(wiki[name], len(proxy.log))
@@ -85,12 +85,12 @@ def run(bench):
 
 
 def _runners(deploy):
-    """How many runners the steps of a deploy called: each tells on standard error that it begins."""
+    """How many steps of a deploy reported their progress: a line on standard error says that each begins."""
     return sum(line.endswith(" …") for line in deploy.stderr.splitlines())
 
 
 def _salts_own(fleet, bench, runners, rounds):
-    """What Salt takes for an orchestration that does nothing, and for one whose steps are runners that do nothing."""
+    """The time of an orchestration that does nothing, and of one whose steps are runners that do nothing."""
     (fleet.states / "nothing.sls").write_text("nothing:\n  test.nop: []\n")
     step = "  salt.runner:\n    - name: test.arg\n"
     for name, steps in (("one", 1), ("runners", runners)):
@@ -150,7 +150,7 @@ def _gates(returns):
     """How long the state of the gate took on each minion, in milliseconds."""
     for states in returns.values():
         for key, state in states.items():
-            if key.startswith("deploytoken_|-") and key.endswith("_|-gate"):
+            if key.startswith("deploygate_|-") and key.endswith("_|-passed"):
                 yield state["duration"]
 
 
@@ -173,7 +173,7 @@ def aims(found, loaded):
     found = found["rows"]
     for row in found:
         yield (
-            f"what the deploy of {_count(row)} takes longer than their highstate: at most {AIM_COST:.0f} trivial"
+            f"extra time of a deploy of {_count(row)} over a bare highstate: at most {AIM_COST:.0f} trivial"
             " `salt-run`",
             words.verdict_of_both(row["cost_in_trivial"], AIM_COST, "", loaded),
         )
@@ -231,54 +231,56 @@ def page(found):
     heads = ["minions", "deploy − bare, s", "in trivial `salt-run`s", "questions", "a question, s", "gated over bare"]
     heads += ["the gate's state", f"{AIM_GATE:.0f} % of"]
     return f"""
-Whole commands, in seconds of clock time. The highstate is a modest one: {FILES} files from the master, none of which
-needs a change, and {COMMANDS} commands with an `unless`. *Bare*: `salt '*' state.highstate`, past the gate's executor
-and without its state. *Gated*: the same with both, under a hold on a real Redmine. *Deploy*:
-`salt-run state.orchestrate deploytoken.deploy` of the same gated minions, from the repositories (none here) to the
-entry in the History.
+These are whole commands, in seconds of clock time. The highstate is small: {FILES} files from the master, none of
+which needs a change, and {COMMANDS} commands with an `unless`.
+
+- *Bare*: `salt '*' state.highstate`, past the gate's executor and without its state.
+- *Gated*: the same with both, under a hold on a real Redmine.
+- *Deploy*: `salt-run state.orchestrate deploytoken.deploy` of the same gated minions, from the repositories (none
+  here) to the entry in the History.
 
 ![Seconds by number of minions](deploy.svg)
 
 {words.table(["minions", "a trivial `salt-run`", "bare", "gated", "deploy"], lines)}
 
-What that comes to. *Questions* are what the deploy asks of all minions besides the highstate, each with one publish;
-*a question* is what one takes here (`test.ping`) without the start of a command. On separate servers that is about as
-long for twenty as for one. Here all minions share this machine's CPUs, and each answer costs CPU time, so that this
-part grows with them; the highstate under the gate has the same to bear.
+The next table shows the differences. *Questions* are what the deploy asks all minions besides the highstate, each with
+one publish. *A question* is the time that one takes here (`test.ping`), without the start of a command. On separate
+servers, twenty minions take about as long as one. Here, all minions share this machine's CPUs, and each answer costs
+CPU time, so this part grows with them. So does the gated highstate.
 
-The gate has each minion's pillar compiled anew, because it does not trust what came with the run. That takes the same
-time whatever the highstate does: its share is small in a long highstate and large in a short one. The last column says
-how long a highstate is of which it would be {AIM_GATE:.0f} %. Executor and state of one run ask once, as long as the
-state comes within 3 seconds of the executor. Where many minions share the CPUs, compiling the highstate takes longer,
-and the state asks anew, as it should: by then, the token may be somebody else's. *The gate's state* is the time it
-took.
+The gate compiles each minion's pillar anew, because it does not trust what came with the run. That takes the same time
+for every highstate: a small share of a long one, and a large share of a short one. The last column says how long a
+highstate would have to be for the gate to take {AIM_GATE:.0f} % of it. The executor and the state of one run ask only
+once if the state follows within 3 seconds. If many minions share the CPUs, compiling the highstate takes longer, and
+the state asks again. It must, because the token may have changed hands by then. *The gate's state* is the time that
+this state took.
 
 {words.table(heads, costs)}
 
-Of that, what an orchestration of one runner takes is Salt's own, whatever it does: to run an orchestration, and to
-load all runners and a minion of the master's, grains included. Salt's `salt.runner` does the latter anew for each
-step. The deploy calls {own["runners"]} runners, and its steps share what the first of them loaded. As a ratio to a
+Part of that is Salt's own cost, as an orchestration of one runner shows: Salt runs the orchestration, and loads all
+runners and a minion of the master's, including its grains. `salt.runner` loads these again for each step. The deploy
+has {own["runners"]} steps that report their progress, and loads these at most once. As a ratio to a
 trivial `salt-run`:
 
 {words.table(["orchestration", "clock, s", "CPU, s", "ratio, clock", "CPU"], salts)}
 
-So this is what the cost is made of, by the medians, in seconds:
+So these are the parts of the cost, by the medians, in seconds:
 
 {words.table(["minions", "deploy − bare", "Salt's own", "questions", "gate", "the rest"], parts)}
 
 *The rest* is the steps' own work: a client of the master's for each question, the requests to the wiki, the states of
-the orchestration, the page at its end; and where minions share the CPUs, what they take from it meanwhile. No
-orchestration is without Salt's own part, and the questions are what makes a deploy safe. Separate servers answer them
-side by side. Here, the answers of many queue for the CPUs, which is why the cost grows.
+the orchestration, and the page at its end. It also has what minions on the same CPUs take from that work. Every
+orchestration pays Salt's own part, and the questions make a deploy safe. Separate servers answer them at the same
+time. Here, the answers queue for the CPUs, so the cost grows.
 
-Requests to the wiki, the most of any round:
+Requests to the wiki, the highest number of any round:
 
 {words.table(["minions", "bare", "gated", "deploy"], counts)}
 """
 
 
 def _parts(row, own):
-    """What a deploy costs beyond its highstate, and how much of that is what."""
+    """What a deploy costs beyond its highstate, and the parts of that cost."""
     cost = row["cost"]["wall"]["median"]
     salt = own["beyond_trivial"]["wall"]["median"]
     questions = sum(row["questions"].values()) * row["publish"]["wall"]["median"]

@@ -30,7 +30,7 @@ PATIENCE = 300  # seconds; a busy machine takes long to start so many
 
 
 class Fleet(Config):
-    """``fleet.grow(20)`` has so many minions; ``run``, ``orchestrate`` and ``command`` are those of a ``Config``."""
+    """``fleet.grow(20)`` has 20 minions; ``run``, ``orchestrate`` and ``command`` are those of a ``Config``."""
 
     def __init__(self, bench, deploytoken=None):
         base = bench.path("fleet")
@@ -43,9 +43,10 @@ class Fleet(Config):
             base,
             deploytoken,
             file_roots=[self.states],
+            bus=False,  # the master's own
             auto_accept=True,
             ext_pillar=[{"deploytoken": None}],
-            # Nobody is away here; who is late has too little CPU, and is to be waited for.
+            # No minion is away here. A late one has too little CPU, and gets more time.
             timeout=PATIENCE,
             gather_job_timeout=PATIENCE,
             **self._ports,
@@ -65,7 +66,7 @@ class Fleet(Config):
         return process.start(command, output, cwd="/", env=clean)
 
     def grow(self, count):
-        """Have so many minions; return when all of them answer."""
+        """Start minions until there are this many; return when all of them answer."""
         while len(self.minions) < count:
             new = [f"m{number:02}" for number in range(len(self.minions) + 1, count + 1)][:AT_ONCE]
             for minion in new:
@@ -103,7 +104,7 @@ class Fleet(Config):
         ended = [name for name in minions if self.minions[name].poll() is not None]
         if ended:
             raise RuntimeError(f"{ended[0]} ended:\n{process.tail(self._base / ended[0] / 'output')}")
-        # Not asked before they are known: the client would print that it has nobody to ask.
+        # Ask only when they are known: else the client prints that no minions matched.
         keys = self._base / "pki" / "minions"
         if not all((keys / name).exists() for name in minions):
             return False
@@ -145,14 +146,14 @@ class Fleet(Config):
         return done
 
     def publishes(self):
-        """What was published to minions so far: each function, and how often. The cache has runners as well."""
+        """The functions published to minions so far, and how often. The job cache has runners as well."""
         loads = (self._base / "cache" / "jobs").glob("*/*/.load.p")
         jobs = [salt.payload.loads(path.read_bytes()) for path in loads if path.with_name(".minions.p").exists()]
         names = [job["fun"] if isinstance(job["fun"], str) else " + ".join(job["fun"]) for job in jobs]
         return collections.Counter(name for name in names if not name.startswith("runner."))
 
     def memory(self):
-        """Megabytes that the master's processes have for themselves."""
+        """Megabytes that the master's processes do not share."""
         master = psutil.Process(self._master.pid)
         used = 0
         for one in [master, *master.children(recursive=True)]:
@@ -163,7 +164,7 @@ class Fleet(Config):
         return round(used / 1e6, 1)
 
     def peak(self, program, *words):
-        """Megabytes of memory that a command had at most."""
+        """The peak memory of a command, in megabytes."""
         command = [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder), *words]
         nowhere = subprocess.DEVNULL
         started = subprocess.Popen(command, stdin=nowhere, stdout=nowhere, stderr=nowhere)
@@ -174,7 +175,7 @@ class Fleet(Config):
         return round(usage.ru_maxrss / 1e3, 1)
 
     def _end(self):
-        # All are asked first, so that they end at the same time.
+        # Ask all of them first, so that they end at the same time.
         servers = [*self.minions.values(), *([self._master] if hasattr(self, "_master") else [])]
         for one in servers:
             if one.poll() is None:

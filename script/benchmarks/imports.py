@@ -14,8 +14,8 @@ TITLE = "Import of the runner modules"
 AIM = 10  # ms
 ALL = "together"
 
-# In a fresh interpreter that has what any salt-run has imported. Not in a fork of one: copying its memory would be
-# measured too, and be the most of it.
+# In a fresh interpreter with the imports of any salt-run. Not in a fork of one: most of the time measured would be the
+# copying of its memory.
 PROGRAM = """
 import importlib.util, json, pathlib, sys, time
 import salt.cli.run, salt.loader, salt.runner, salt.minion, salt.utils.event
@@ -40,7 +40,7 @@ def run(bench):
         command = [sys.executable, "-c", PROGRAM, str(CHECKOUT)]
         done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True, cwd="/")
         if number == 0:
-            continue  # it may have had to compile
+            continue  # it may have compiled files
         for name, taken in json.loads(done.stdout).items():
             samples[name].append(taken)
     samples[ALL] = total(*samples.values())
@@ -58,8 +58,9 @@ def aims(found, loaded):
 def page(found):
     lines = [[row["what"], *words.both(row, lambda figure: words.ms(figure, 2))] for row in found["rows"]]
     return f"""
-Every `salt-run` of the master imports the runner modules, ours among them. In a fresh interpreter that has Salt's own
-imports behind it, files cached and compiled; in this order, the first bringing what they share. Milliseconds:
+Every `salt-run` on the master imports all runner modules, including ours. Measured in a fresh interpreter after Salt's
+own imports, with files cached and compiled. They are imported in this order: the first also loads what they share.
+Milliseconds:
 
 {words.table(["module", "clock", "CPU"], lines)}
 """

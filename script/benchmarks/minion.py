@@ -1,4 +1,4 @@
-"""``busy.check`` on one minion: its own time, by what is asked, and how that grows with what there is."""
+"""``busy.check`` on one minion: its own time for each kind of probe, and how that grows."""
 
 import contextlib
 import datetime
@@ -26,7 +26,7 @@ NOTHING = "no probes configured"
 
 
 class Checks:
-    """One minion's loader for each thing to ask, warmed by one call; what that call took is kept."""
+    """One minion's loader for each kind of probe, after a first call, whose time is kept."""
 
     def __init__(self, folder):
         self._folder, self._loaders, self.first = folder, {}, {}
@@ -106,7 +106,7 @@ def run(bench):
     growth[f"a running job beside {FINISHED:,} finished ones, against one beside none"] = ratio(
         samples[other], samples[one]
     )
-    # Not side by side: all servers of a user are seen at once. So there is no spread, only what two medians say.
+    # Not in turn: the probe sees all servers of a user at once. So this has no spread, only two medians.
     growth[f"{SESSIONS} idle sessions against one"] = {
         key: {"median": round(sessions[1][key]["median"] / sessions[0][key]["median"], 3)} for key in ("wall", "cpu")
     }
@@ -157,13 +157,13 @@ def _scrapyd(bench, name, finished=0):
 
 
 def _times(end, number):
-    # Never a microsecond of 0: Scrapyd reads its own format, which has it always.
+    # Never 0 microseconds: Scrapyd expects them in its own format.
     start = end - datetime.timedelta(minutes=number + 30)
     return [f"{start:%Y-%m-%d %H:%M:%S.%f}", f"{start + datetime.timedelta(minutes=7):%Y-%m-%d %H:%M:%S.%f}"]
 
 
 class Tmux:
-    """A tmux server on a socket of its own, with so many sessions of a shell at its prompt; ended by its own id."""
+    """A tmux server on a socket of its own, with this many sessions of an idle shell; ended by its own process ID."""
 
     def __init__(self, folder, sessions):
         self._folder, self._sessions = folder, sessions
@@ -222,11 +222,11 @@ def page(found):
     own = " and ".join(f"{cost:.2f} ms with {count}" for count, cost in found["scrapyd_cpu_for_its_counts"].items())
     growth = [[row["what"], *words.both(row["ratio"], words.times)] for row in found["growth"]]
     return f"""
-In one process, through Salt's loader, after a first call, which loads the modules; the publish and the way back are
-not in it. A real Scrapyd whose job storage (SQLite) holds {FINISHED:,} finished jobs, beside one that holds none; a
-real tmux server; a real PostgreSQL. The machine had {found["processes_on_the_machine"]} processes. The probes that
-look for processes look through all of them, so that a minion with more takes longer; and what other work on this
-machine they came upon (a crawl of somebody's tests, say) stands in the last column. Milliseconds:
+Measured in one process, through Salt's loader, after a first call that loads the modules. The publish and the way
+back are not included. The services are real: a Scrapyd whose job storage (SQLite) has {FINISHED:,} finished jobs,
+another that has none, a tmux server, and a PostgreSQL. The machine had {found["processes_on_the_machine"]} processes.
+Probes that look for processes read all of them, so a minion with more processes takes longer. The last column shows
+whatever they found, also other work on this machine. Milliseconds:
 
 ![Milliseconds by what is asked](minion.svg)
 
@@ -236,12 +236,11 @@ How it grows:
 
 {words.table(["ratio", "clock", "CPU"], growth)}
 
-While nothing runs, Scrapyd is asked for its counts (`daemonstatus.json`) and not for its lists: its own CPU time for
-that is {own} finished jobs.
-What runs is told by the processes that Scrapyd started, as long as nothing is pending. What is pending is told by
-`listjobs.json` alone, and with that Scrapyd sends all finished jobs: as many as its `finished_to_keep` allows (100,
-unless configured otherwise). Idle sessions have to be read; the two rows of sessions ran one after the other, not in
-turn.
+While nothing runs, the probe asks Scrapyd for its counts (`daemonstatus.json`) and not for its lists. That costs
+Scrapyd {own} finished jobs, in CPU time.
+While nothing is pending, Scrapyd's processes show what runs. Only `listjobs.json` shows pending jobs, and with these
+Scrapyd sends all finished jobs: as many as its `finished_to_keep` allows (100, unless configured otherwise). Idle
+sessions must be read too. The two rows of sessions ran one after the other, not in turn.
 """
 
 

@@ -1,4 +1,4 @@
-"""``busy.check`` of many minions, against a ping of the same and against looking at one after the other."""
+"""``busy.check`` of many minions, against a ping, and against a look at one minion after the other."""
 
 import functools
 import getpass
@@ -18,7 +18,7 @@ TITLE = "`busy.check` over many minions"
 AIM = 1.25
 AIM_MEMORY = 1.10
 ROUNDS = {1: 5, 5: 5, 20: 5, 50: 3}  # by number of minions
-NEEDED = 200e6  # bytes of memory for a minion at work, whose jobs are processes of their own
+NEEDED = 200e6  # bytes of memory for a minion at work, including the processes of its jobs
 PEOPLE = 3
 PING, FLOOR = "`salt '*' test.ping`", "a trivial `salt-run`"
 NOTHING, PROBES, LOOP = "nothing configured", "Scrapyd and tmux", "by hand"
@@ -26,7 +26,7 @@ NOTHING, PROBES, LOOP = "nothing configured", "Scrapyd and tmux", "by hand"
 
 def run(bench):
     sizes = list(ROUNDS)[: bench.rounds(2, 4)]
-    # A real minion each, as far as memory goes; nothing is extrapolated.
+    # Real minions, as many as fit into memory. Nothing is extrapolated.
     room = psutil.virtual_memory().available / NEEDED
     sizes, left_out = [[size for size in sizes if (size <= room) is fits] for fits in (True, False)]
     scrapyd = Scrapyd(bench.path("scrapyd"))
@@ -59,7 +59,7 @@ def run(bench):
 
 
 def _people(bench):
-    """Users to look at, as a server has them; whoever is not root cannot make any, and looks at their own."""
+    """Users to look at, as on a server. Only root can make them; else the user who runs this is the only one."""
     if os.geteuid():
         return [getpass.getuser()]
     users = Users()
@@ -85,7 +85,7 @@ def _check(fleet, settings):
 
 
 def _by_hand(size, people, url):
-    """What the written procedure says, for each server in turn; the ssh to it left out."""
+    """The steps of the written procedure, for each server in turn, without the ssh to it."""
     look = "tmux ls" if os.geteuid() else 'su "$one" -c "tmux ls"'
     script = (
         f"for server in $(seq {size}); do for one in {shlex.join(people)}; do {look}; done;"
@@ -130,24 +130,24 @@ def page(found):
     loop = 'su USER -c "tmux ls"' if found["su"] else "tmux ls"
     left_out = "".join(f"\nThere was no memory for {size} minions.\n" for size in found.get("left_out", ()))
     return f"""{left_out}
-Whole commands. All minions are real `salt-minion` processes on this one machine, and all do their share on its CPUs:
-where a hundred servers would answer a ping, or look at themselves, at the same time, here they queue. So the
-ratio with probes is worse than what separate servers would show, the more so the more minions there are; besides,
-each minion's probes look through the processes of all the others. Nothing here is extrapolated.
+These are whole commands. All minions are real `salt-minion` processes on this one machine, and share its CPUs. A
+hundred servers would answer a ping, or run their probes, at the same time; here they queue. So with probes, the ratio
+is worse than on separate servers, and grows with the number of minions. Besides, each minion's probes read the
+processes of all the others. Nothing here is extrapolated.
 
-*Nothing configured* is the same publish and the same answers without probes: what the master's side costs. A trivial
-`salt-run` (`test.arg`), which asks nobody, stands beside it: what of the ratio is only that `salt-run` takes longer to
-start than `salt`. With few minions, that start and one publish are most of what is over 1, and no `salt-run` can be
-without them; with many, their share in the ratio goes down, and that of the probes on shared CPUs goes up.
+*Nothing configured* has the same publish and the same answers without probes: this is the cost on the master. The row
+below is a trivial `salt-run` (`test.arg`), which asks no minion. It shows how much of the ratio is only the start,
+because `salt-run` takes longer to start than `salt`. With few minions, most of what exceeds 1 is that start and one
+publish, which every `salt-run` has to pay. With many minions, the probes on shared CPUs matter more.
 
 *By hand* is `{loop}` for {PEOPLE if found["su"] else 1} users and one request to Scrapyd, for each
-server, and leaves out the `ssh` to each of them, which takes longer than both.
+server. It leaves out the `ssh` to each server, which takes longer than both.
 
 ![Seconds by number of minions](minions.svg)
 
 {words.table(["minions", "command", "clock, s", "CPU, s", "ratio to the ping, clock", "CPU"], lines)}
 
-Memory: the most that the command had, and what the master's processes have for themselves.
+Memory: the peak of the command, and what the master's processes do not share.
 
 {words.table(["minions", "`salt '*' test.ping`", "`salt-run busy.check '*'`", "the master"], memory)}
 """

@@ -28,7 +28,7 @@ def main(name, folder, quick=""):
 
 
 def _end(*_):
-    """Unwind the stack, so that every server is asked to end; a second signal does not interrupt that."""
+    """Unwind the stack, which ends every server. A second signal does not interrupt that."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.exit(143)
 

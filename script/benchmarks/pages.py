@@ -26,8 +26,8 @@ def run(bench):
 def _sqlite(bench, rounds):
     folder = bench.path("sqlite")
     bench.say(f"SQLite, pages with up to {ENTRIES[-1]:,} entries, {rounds} rounds")
-    # One loader, whose store is a link to each of the files in turn: all loaders of a process that have loaded the
-    # same module share its `__opts__`, which are those of the last one.
+    # Use one loader, whose store is a link to each file in turn. Loaders of one process that load the same module
+    # share its `__opts__`: those of the last loader.
     link = folder / "token.db"
     here = Loaders(folder / "master", deploytoken={"store": f"sqlite:///{link}", "name": "Alice"})
     sizes = {}
@@ -56,7 +56,7 @@ def _sqlite(bench, rounds):
                 call = functools.partial(_good, here, f"deploytoken.{function}", **arguments)
                 taken, answers[entries] = sample(call)
                 samples[function, entries].append(taken)
-    for entries in ENTRIES:  # each file has had its own acquires and releases, and no others
+    for entries in ENTRIES:  # each file has only its own acquires and releases
         if answers[entries]["version"] != 1 + 2 * rounds:
             raise RuntimeError(f"the page with {entries} entries is at {answers[entries]}")
     found = [
@@ -83,7 +83,7 @@ def _sqlite(bench, rounds):
 def _redmine(bench, rounds):
     server = bench.redmine()
     key = server.key("alice")
-    # The address is that of the next page in turn; see above.
+    # Point the same store at the next page; see above.
     settings = {"store": server.new_page(filled(1)), "api_key": key, "name": "Alice"}
     here = Loaders(bench.folder / "master", deploytoken=settings)
     _good(here, "deploytoken.status")
@@ -126,7 +126,7 @@ def _good(loaders, function, **arguments):
 
 
 def filled(entries):
-    """A page with so many entries under its History."""
+    """A page with this many entries under its History."""
     first = _entry(0)
     text = token_page.add_entry(token_page.initial(), first)
     return text.replace(first, "\n".join(_entry(number) for number in range(entries)))
@@ -167,19 +167,19 @@ def page(found):
         for row in found["pages"]
     ]
     return f"""
-`status`, `acquire` and `release` in one process, through Salt's loader, on pages with so many entries under History.
-The page is read line by line, to find the holder's line and the History, so that the time grows as the page does.
-Milliseconds; on a real Redmine, beside the same requests alone (a GET; and a PUT, for the two that write):
+`status`, `acquire` and `release` in one process, through Salt's loader, on pages with this many entries under History.
+They read the page line by line to find the holder's line and the History, so the time grows with the page. In
+milliseconds, on a real Redmine, beside the same requests alone (a GET, and a PUT for the two functions that write):
 
 ![Milliseconds by number of entries](pages.svg)
 
-{words.table(["function", "entries", "clock", "the requests alone", "what is ours", "CPU"], wiki)}
+{words.table(["function", "entries", "clock", "the requests alone", "our part", "CPU"], wiki)}
 
-In a SQLite file; the ratio is to the smallest page:
+In a SQLite file. The ratio is to the smallest page:
 
 {words.table(["function", "entries", "clock", "CPU", "ratio, clock"], local)}
 
-Every save keeps the whole page as a version, as a wiki does, so that an acquire and a release add two pages' sizes:
+Every save keeps the whole page as a version, as a wiki does. So an acquire and a release add twice the page's size:
 
 {words.table(["entries", "page", "the file grows, for both, by"], pages)}
 """

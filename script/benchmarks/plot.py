@@ -76,7 +76,7 @@ def dots(title, rows, axis, aim=None):
     parts.append(_text((left + WIDTH - right) / 2, height - 10, axis, "middle"))
     if aim:
         parts.append(_line(to_x(aim[0]), TOP - 6, to_x(aim[0]), bottom, GREY, 1.5, dashed=True))
-        # To its left: the line may stand at the edge.
+        # To its left, because the line may be at the edge.
         parts.append(_text(to_x(aim[0]), TOP - 12, aim[1], "end"))
     for number, (name, figure) in enumerate(rows):
         y = TOP + 30 * number + 15
@@ -113,7 +113,7 @@ def _text(x, y, words, anchor, colour=None, dx=0):
 
 
 def _scale(low, high, start, end, log):
-    """A function from values to places; a scale of a single value has it in the middle."""
+    """A function from values to places; a single value goes into the middle."""
     if low == high:
         return lambda value: (start + end) / 2
     if log:
@@ -140,7 +140,7 @@ def _number(value):
 
 
 def _apart(labels, gap):
-    """The labels from top to bottom, moved down as far as it takes for none to lie on another."""
+    """The labels from top to bottom, moved down so far that none overlaps another."""
     placed, last = [], -math.inf
     for y, name, colour in sorted(labels):
         last = max(y, last + gap)

@@ -1,4 +1,4 @@
-"""Write docs/performance: results.json, index.md and the plots. All but :py:func:`about` and ``write`` is pure."""
+"""Write docs/performance: results.json, index.md and the plots. All but ``about`` and ``write`` are pure functions."""
 
 import datetime
 import importlib.metadata
@@ -16,7 +16,7 @@ QUIET = 15  # per cent of the CPUs; more is other work
 
 
 def others():
-    """How much of all CPUs is in use, in per cent, while nothing of this run is at work."""
+    """How much of all CPUs other work uses, in per cent, while this run is idle."""
     return round(psutil.cpu_percent(interval=3))
 
 
@@ -52,7 +52,7 @@ def _debian_version(package):
 
 
 def write(results, folder):
-    """Write everything anew from the results of all measurements, of this run or kept from another."""
+    """Write all files from the results of all measurements, of this run or kept from an earlier one."""
     folder.mkdir(parents=True, exist_ok=True)
     results = {name: results[name] for name in NAMES if name in results}
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -92,25 +92,25 @@ def page(results):
     parts = [
         f"""# What it costs
 
-Written by `script/bench`, {newest["when"]}. {versions}. One machine with all services on loopback:
-{newest["machine"]}, niceness {newest["niceness"]}. The same figures, with the ends of each range and the number of
-runs, are in `docs/performance/results.json`.
+`script/bench` wrote this page, {newest["when"]}. {versions}. One machine ran all services, on loopback:
+{newest["machine"]}, niceness {newest["niceness"]}. `docs/performance/results.json` has the same figures, with the
+ends of each range and the number of runs.
 
-A figure is a median, with its quartiles in brackets. *CPU* is that of the process, its threads and the programs that
-it ran and waited for; a server's own time (Scrapyd's, Redmine's, a minion's) is in the clock time alone. What is
-compared ran in turn, each round in an order of chance; a ratio is taken within each round, and then its median.
+A figure is a median, with its quartiles in brackets. *CPU* is the CPU time of the process, its threads and the
+programs that it ran and waited for. A server's own time (Scrapyd's, Redmine's, a minion's) is only in the clock time.
+Commands that are compared ran in turn, in random order in each round. A ratio is the median of the rounds' ratios.
 """
     ]
     busy = [name for name, one in results.items() if loaded(one["about"])]
     if busy:
         parts.append(f"""
 **The machine had other work** when these were measured: {", ".join(busy)}. Clock times
-are longer than on a quiet machine, by an amount that nobody knows. CPU times are nearer to the truth, and so are
-ratios. Run `script/bench` on a quiet machine for figures to quote.
+are longer than on a quiet machine, by an unknown amount. CPU times and ratios are more reliable. For figures to
+quote, run `script/bench` on a quiet machine.
 """)
     quick = [name for name, one in results.items() if one["about"]["quick"]]
     if quick:
-        parts.append(f"\nMeasured with `--quick`, which means few runs and wide spreads: {', '.join(quick)}.\n")
+        parts.append(f"\nMeasured with `--quick`, that is, with few runs and wide spreads: {', '.join(quick)}.\n")
     failed = [(name, one["failed"]) for name, one in results.items() if "failed" in one]
     missing = [name for name in NAMES if name not in results]
     if failed or missing:
@@ -132,6 +132,6 @@ ratios. Run `script/bench` on a quiet machine for figures to quote.
 def _when(name, meta):
     quick = " --quick" if meta["quick"] else ""
     return (
-        f"`script/bench{quick} {name}`, {meta['when']}, {meta['seconds']:,} seconds; other work used"
-        f" {meta['others_before']} % of the CPUs just before it, and {meta['others_after']} % just after."
+        f"`script/bench{quick} {name}`, {meta['when']}, {meta['seconds']:,} seconds. Other work used"
+        f" {meta['others_before']} % of the CPUs just before, and {meta['others_after']} % just after."
     )

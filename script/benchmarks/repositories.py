@@ -71,7 +71,7 @@ def _update(loaders, size):
 
 
 def _by_hand(environment, clones):
-    """What the convenience script of the written procedure does."""
+    """The same as the script of the written procedure."""
     for clone in clones:
         _git(environment, clone, "checkout", "--quiet", "main")
         _git(environment, clone, "pull", "--quiet", "--ff-only")
@@ -93,10 +93,10 @@ def page(found):
     ]
     heads = ["repositories", "`update`, s", "by hand, s", "each", "ratio, clock", "CPU"]
     return f"""
-`deployrepos.update` in one process, through Salt's loader, of repositories that are up to date with a remote on the
-same disk; *by hand* is `git checkout main && git pull --ff-only` in each of them. Ours looks at everything that a
-person would stop at, with several git commands for each repository and one at a time; a remote over a network takes
-its own time on top, in both columns alike.
+`deployrepos.update` in one process, through Salt's loader, with repositories that are up to date with a remote on the
+same disk. *By hand* is `git checkout main && git pull --ff-only` in each of them. Ours checks everything that should
+stop a deploy, with several git commands for each repository, one at a time. A remote over a network adds its own time
+to both columns.
 
 ![Seconds by number of repositories](repositories.svg)
 

@@ -52,7 +52,7 @@ def in_turn(functions, rounds, before=()):
 
 
 def spread(values):
-    """The median, the quartiles, the ends, and of how many."""
+    """The median, the quartiles, the range, and the number of values."""
     low, middle, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else values * 3
     return {
         "median": round(middle, 3),
@@ -63,7 +63,7 @@ def spread(values):
 
 
 def figures(samples):
-    """What a list of samples comes to, by clock."""
+    """The figures of a list of samples, for each clock."""
     return {clock: spread([one[clock] for one in samples]) for clock in CLOCKS}
 
 
@@ -79,7 +79,7 @@ def ratio(samples, others):
 
 
 def difference(samples, others):
-    """What one took longer than the other, round by round."""
+    """How much longer one took than the other, round by round."""
     return combined(samples, others, lambda one, other: one - other)
 
 

@@ -18,7 +18,7 @@ def in_seconds(figure):
 
 
 def times(figure):
-    """A ratio; its quartiles only where what it was taken from ran side by side."""
+    """A ratio, with its quartiles if it was taken within each round."""
     if "quartiles" not in figure:
         return f"{figure['median']:.2f}"
     return ms(figure, 2)
@@ -41,7 +41,7 @@ def verdict(value, aim, unit="", digits=2):
 
 
 def verdict_of_both(figures, aim, unit, loaded):
-    """The same of clock and CPU; on a machine that has other work, CPU time is the better witness."""
+    """The same for clock and CPU time. On a machine with other work, CPU time is more reliable."""
     wall, cpu = (figures[clock]["median"] for clock in ("wall", "cpu"))
     shown = f"{wall:,.2f}{unit}, CPU {cpu:,.2f}{unit}"
     if max(wall, cpu) <= aim:
@@ -52,7 +52,7 @@ def verdict_of_both(figures, aim, unit, loaded):
             if loaded
             else "for minions, a service, or the disk"
         )
-        return f"**missed by the clock, met in CPU time**: {shown}; the difference is waiting, {cause}"
+        return f"**missed by the clock, met in CPU time**: {shown}; the rest is waiting {cause}"
     if wall <= aim:
         return f"**met by the clock, missed in CPU time**: {shown}"
     return f"**missed**: {shown}"

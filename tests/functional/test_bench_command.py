@@ -10,7 +10,7 @@ import sys
 import psutil
 import pytest
 
-from tests.support.salt import CHECKOUT
+from tests.support.imports import CHECKOUT
 from tests.support.wait import until
 
 

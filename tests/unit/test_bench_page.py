@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from script.benchmarks import NAMES, load, one, plot, report, sampling, words
-from tests.support.salt import CHECKOUT
+from tests.support.imports import CHECKOUT
 
 FOLDER = CHECKOUT / "docs" / "performance"
 SVG = "{http://www.w3.org/2000/svg}"

@@ -12,16 +12,18 @@ from pathlib import Path
 import pytest
 
 from saltext.deploytoken import config, errors
-from saltext.deploytoken.repositories import tree as repositories
+from saltext.deploytoken import page as token_page
+from saltext.deploytoken.deploy.request import Request
+from saltext.deploytoken.repositories import settings as repositories
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), ROOT / "tests" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 FAILURES = errors.Error.__subclasses__()
 LOADED = ("_executors", "_modules", "_output", "_pillar", "_runners", "_states", "_wrapper")
 
 # Every place where a line for people is written: what a runner refuses, and what the gate and the steps refuse.
 SPEAKERS = [
-    *sorted((ROOT / "_utils" / "saltext" / "deploytoken").glob("*.py")),
+    *sorted((ROOT / "_utils" / "saltext" / "deploytoken").rglob("*.py")),
     *sorted((ROOT / "_runners").glob("*.py")),
     *sorted((ROOT / "_states").glob("*.py")),
     *sorted((ROOT / "_executors").glob("*.py")),
@@ -72,30 +74,30 @@ def test_every_exit_code_has_its_part_of_the_messages(failure):
     assert f"\n## {failure.code}: `{failure.reason}`\n" in text("docs/messages.md")
 
 
-@pytest.mark.parametrize("known", [config.Config, config.History], ids=lambda known: known.__name__)
-def test_every_key_stands_in_the_configuration_with_its_default(known):
+@pytest.mark.parametrize("name", [*config.KEYS, *config.HISTORY_KEYS])
+def test_every_key_stands_in_the_configuration_with_its_default(name):
     page = rows(text("docs/configuration.md"))
-    for field in dataclasses.fields(known):
-        assert field.name in page, f"{field.name} is not in docs/configuration.md"
-        if isinstance(field.default, bool):
-            assert page[field.name][0] == f"`{str(field.default).lower()}`"
-        elif isinstance(field.default, str | float):
-            shown = field.default if isinstance(field.default, str) else f"{field.default:g}"
-            assert page[field.name][0] == f"`{shown}`", f"{field.name} has another default in docs/configuration.md"
-    assert "api_key_file" in page
+    fields = [*dataclasses.fields(config.Config), *dataclasses.fields(token_page.Rules)]
+    default = {field.name: field.default for field in fields}.get(name)
+
+    assert name in page
+    if isinstance(default, bool):
+        assert page[name][0] == f"`{str(default).lower()}`"
+    elif isinstance(default, str | float):
+        assert page[name][0] == (f"`{default}`" if isinstance(default, str) else f"`{default:g}`")
 
 
 def test_every_key_of_a_repository_stands_in_the_configuration():
     page = rows(text("docs/configuration.md"))
 
     assert set(repositories.KEYS) <= set(page)
-    assert f"| `timeout` | `{repositories.TIMEOUT}` | " in text("docs/configuration.md")
+    assert f"| `timeout` | `{repositories.Repository.timeout:g}` | " in text("docs/configuration.md")
 
 
 def test_every_field_of_an_entry_stands_in_the_configuration():
     page = text("docs/configuration.md")
 
-    assert [field for field in config.ENTRY_FIELDS if f"`{{{field}}}`" not in page] == []
+    assert [field for field in token_page.ENTRY_FIELDS if f"`{{{field}}}`" not in page] == []
 
 
 def test_every_mode_of_the_gate_stands_in_the_configuration():
@@ -103,7 +105,7 @@ def test_every_mode_of_the_gate_stands_in_the_configuration():
 
 
 def test_every_key_of_an_orchestration_stands_in_the_procedure():
-    assert set(constant("_states/deploytoken.py", "REQUEST")) <= set(rows(text("docs/procedure.md")))
+    assert {field.name for field in dataclasses.fields(Request)} <= set(rows(text("docs/procedure.md")))
 
 
 def runner_functions():
@@ -236,9 +238,9 @@ def test_the_pages_show_commands():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_deploy_that_is_shown_asks_for_what_there_is(path):
-    known = {*constant("_states/deploytoken.py", "REQUEST"), "break_glass", "by"}
+    known = {field.name for field in dataclasses.fields(Request)} | {"break_glass", "by"}
     page = path.read_text(encoding="utf-8").replace("\n", " ")
-    asked = [json.loads(found) for found in re.findall(r"pillar='(\{\"deploy\": \{[^']*\}\})'", page)]
+    asked = [json.loads(found) for found in re.findall(r"pillar='(\{\"deploytoken\": \{[^'…]*\}\})'", page)]
 
     assert [key for request in asked for key in request["deploytoken"] if key not in known] == []
 
