@@ -171,6 +171,15 @@ def test_in_a_test_every_step_says_what_it_would_do_and_nothing_is_written(rehea
     assert not (deploy.place._store.path.parent / "cache").exists()
 
 
+def test_a_test_of_busy_machines_still_says_what_the_states_would_change(rehearse):
+    deploy = rehearse(test=True)
+    deploy.machines.busy["a"] = busy("a")
+    for step in STEPS:
+        deploy.step(step)
+    assert deploy.returns["idle"]["result"] is False
+    assert deploy.returns["applied"]["comment"] == "a: no changes; b: no changes"
+
+
 def test_a_test_says_who_holds_the_token(rehearse):
     with (deploy := rehearse(test=True)).place.token("bob") as bob:
         bob.acquire("long work")

@@ -66,6 +66,8 @@ class Deploy:
         """Carry out the step of this function, and return what Salt wants of the state ``name``."""
         self._tell(f"{name} …")
         try:
+            if step != "requested" and self.record.request is None:
+                raise errors.Invalid("not looked at, because the request was refused")
             outcome = getattr(self, step)()
         except errors.Error as error:
             outcome = Outcome(False, str(error), reason=error.reason)
@@ -101,7 +103,6 @@ class Deploy:
 
     def updated(self) -> Outcome:
         """Bring every configured repository up to date, or none of them."""
-        self._request  # noqa: B018
         test = self.record.test
         look = repositories.status if test else repositories.update
         try:
@@ -130,6 +131,8 @@ class Deploy:
             else:
                 answer = verdict.judge(look(), asked.consent)
         except errors.Busy as refused:
+            # In a test, the steps that follow say what they would do there.
+            found.expected = refused.details["expected"]
             lines = refused.details.get("consent_lines")
             if lines:
                 lines = ["If the people named agree, write down who did, and run again with:", *lines]
@@ -259,7 +262,6 @@ class Deploy:
 
     def released(self) -> Outcome:
         """Release the token with an entry in the History, or keep it, according to how the steps before ended."""
-        self._request  # noqa: B018
         found = self.record
         if found.test:
             return Outcome(None, "The token would be released, with an entry in the History.")
@@ -288,8 +290,7 @@ class Deploy:
 
     @property
     def _request(self) -> Request:
-        if self.record.request is None:
-            raise errors.Invalid("not looked at, because the request was refused")
+        assert self.record.request is not None, "carry_out() sees to it"
         return self.record.request
 
     def _succeeded(self, step: str) -> bool:
