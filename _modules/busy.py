@@ -2,13 +2,13 @@
 Is this machine busy?
 =====================
 
-Asks all probes that are configured for this minion, and says what a deploy would interrupt, whose it is, since when,
-and whom to ask. Only a clear "idle" of every probe is idle: what cannot be known is reported as unknown, which blocks
-as well.
+Asks all probes that are configured for this minion. Reports what a deploy would interrupt: what runs, whose it is,
+since when, and whom to ask. The minion is idle only if every probe clearly says so. What a probe cannot find out is
+unknown, and blocks a deploy too.
 
 .. versionadded:: 0.1.0
 
-:configuration: In pillar, or in the minion's configuration; of a probe that is in both, pillar's settings count:
+:configuration: In pillar, or in the minion's configuration. If both have a probe, its settings in pillar count:
 
     .. code-block:: yaml
 
@@ -27,18 +27,21 @@ as well.
           who:
             block: false
 
-A probe is an execution module with a function ``probe``, whose arguments are the probe's settings. A list of settings
-is given as ``instances``. It changes nothing, and returns three lists of dictionaries:
+A probe is an execution module with a function ``probe``. The settings are its arguments; a list of settings is its
+argument ``instances``. It changes nothing, and returns three lists of dictionaries:
 
 ``blockers``
-    ``id`` (stable while the work goes on, and unlike that of any other), ``what``; and, where they are known,
-    ``user``, ``since`` (seconds since the epoch), ``ask`` and ``state``.
+    ``id`` (the same while the work goes on, and different from all others) and ``what``. If known, also ``user``,
+    ``since`` (seconds since the epoch), ``ask`` and ``state``.
 
 ``unknowns``
-    ``why``, in a few words. What it raises becomes one, too.
+    ``why``, in a few words.
 
 ``info``
-    As blockers, of what does not block.
+    The same as blockers, but these do not block.
+
+If it raises an error, that is an unknown, too. The message of a SaltInvocationError begins with the path of the wrong
+setting (``patterns.1.match: …``), to which ``busy.check`` adds ``busy.processes.``.
 """
 
 import contextvars
@@ -51,16 +54,16 @@ import threading
 import time
 import traceback
 
-from salt.exceptions import SaltException
+from salt.exceptions import SaltException, SaltInvocationError
 
 __outputter__ = {"check": "busy"}
 
 # Probes whose module has another name: "postgres" is Salt's own.
 MODULES = {"postgres": "pgactivity"}
-SECONDS = 20  # for a probe
-TOTAL = 60  # for all of them
-LEAST = 5  # for one whose predecessors took all the time they could have
-MOST = 200  # blockers of a probe
+SECONDS = 20  # for one probe
+TOTAL = 60  # for all probes
+LEAST = 5  # for a probe after slow ones
+MOST = 200  # blockers of one probe
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
 OVER_SSH = "running_data"  # the folder in which Salt runs on the far side of salt-ssh
 FIELDS = ("user", "what", "ask", "state")
@@ -68,27 +71,27 @@ FIELDS = ("user", "what", "ask", "state")
 
 def check():
     """
-    Ask all probes that are configured for this minion. Read-only.
+    Ask all probes that are configured for this minion. Changes nothing.
 
     Returns a dictionary:
 
     idle
         True if nothing blocks and nothing is unknown.
     checks
-        The names of the probes that were asked.
+        The names of all probes that were asked.
     note
-        Only if there are none: ``no checks configured``.
+        ``no checks configured``, if no probe was asked.
     blockers
-        A list of what runs: ``probe``, ``id`` (``MINION/PROBE/…``), ``user``, ``what``, ``since`` (ISO 8601, UTC),
-        ``age`` (seconds), ``ask`` (whom) and ``state`` (of Scrapyd's jobs). The oldest are first.
+        A list of what runs, the oldest first: ``probe``, ``id`` (``MINION/PROBE/…``), ``user``, ``what``, ``since``
+        (ISO 8601, UTC), ``age`` (seconds), ``ask`` (the person to ask) and ``state`` (of a job of Scrapyd).
     unknowns
-        A list of what could not be known: ``probe`` and ``why``.
+        A list of what could not be found out: ``probe`` and ``why``.
     info
-        A list as ``blockers``, of what does not block.
+        The same as ``blockers``, but these do not block.
     boot
-        The boot id, by which a deploy tells who rebooted in it; None where it cannot be read.
+        The boot ID, which shows a deploy that this minion has rebooted; None if it cannot be read.
 
-    The return code is 7 if the minion is not idle. Raises nothing: what a probe raises is an unknown.
+    The return code is 7 if the minion is not idle. Raises nothing: if a probe raises an error, that is an unknown.
 
     CLI Example:
 
@@ -103,7 +106,7 @@ def check():
     deadline = time.monotonic() + TOTAL
     for position, name in enumerate(sorted(settings), 1):
         answer["checks"].append(name)
-        kept = LEAST * (len(settings) - position)  # for those that are still to come
+        kept = LEAST * (len(settings) - position)  # for the probes that follow
         _add(answer, name, _ask(name, settings[name], min(SECONDS, deadline - time.monotonic() - kept)))
     for key in ("blockers", "info"):
         answer[key].sort(key=lambda item: (-(item["age"] if item["age"] is not None else -1), item["id"]))
@@ -124,15 +127,15 @@ def _boot():
 
 
 def _configured():
-    """The settings of every probe, and what is wrong with them."""
+    """The settings of each probe, by its name; and unknowns, for what is wrong with the configuration itself."""
     settings, wrong = {}, []
     if __pillar__.get("_errors"):
-        # What is configured for this minion may be in the part that did not render.
+        # The part that did not render may configure probes for this minion.
         wrong.append(_unknown("busy", "pillar has errors, so the checks may be incomplete (pillar.items shows them)"))
     if not __pillar__ and "busy" not in __opts__ and os.path.basename(__opts__.get("root_dir") or "") == OVER_SSH:
-        # Pillar comes along over salt-ssh with states only (3006.28 and 3008.3).
+        # salt-ssh sends pillar along only to apply states (3006.28 and 3008.3).
         why = "no pillar came along over salt-ssh: ask with `salt-run busy.check TARGET ssh=True`"
-        wrong.append(_unknown("busy", f"{why}; where nothing is to be checked, `busy: {{}}` in pillar says so"))
+        wrong.append(_unknown("busy", f"{why}; if there is nothing to check, write `busy: {{}}` in pillar"))
     for source, where in ((__opts__, "the minion's configuration"), (__pillar__, "pillar")):
         configured = source.get("busy")
         if configured is None:
@@ -146,81 +149,93 @@ def _configured():
 
 
 def _unknown(probe, why):
-    return {"probe": probe, "why": _clean(why, 300)}
+    return {"probe": probe, "why": _printable(why, 300)}
 
 
 def _ask(name, settings, seconds):
-    """The answer of a probe, or a reason (a text) why there is none."""
-    function = f"{MODULES.get(name, name)}.probe"
+    """The answer of a probe, or the reason why there is none, as text."""
+    key, module = f"busy.{name}", MODULES.get(name, name)
+    function = f"{module}.probe"
     if not re.fullmatch(r"\w+", name, re.ASCII) or function not in __salt__:
-        return f"busy:{name}: this minion has no function {function} ({_missing(function)})"
-    if settings is None or settings is True:
-        settings = {}
-    elif isinstance(settings, list):
+        return f"{key}: this minion has no function {function} ({_why_missing(module)})"
+    is_list = isinstance(settings, list)
+    if is_list:
         settings = {"instances": settings}
+    elif settings is None or settings is True:
+        settings = {}
     if not isinstance(settings, dict):
-        return f"busy:{name}: settings are needed, as a mapping or a list of mappings"
-    try:
-        inspect.signature(__salt__[function]).bind(**settings)
-    except TypeError as error:
-        return f"busy:{name}: {error}"
+        return f"{key}: settings are needed, as a mapping or a list of mappings"
     if seconds <= 0:
         return f"not asked: the {TOTAL} seconds for all probes are over"
     try:
-        # Where a password is looked up may hang as well.
-        return _within(seconds, lambda: __salt__[function](**_resolved(settings)))
+        _check_keys(__salt__[function], settings)
+        # To look up a password may hang as well.
+        return _call_within(seconds, lambda: __salt__[function](**_resolved(settings)))
     except TimeoutError:
         return f"did not answer within {seconds:.0f} seconds"
-    except _NoValue as error:
-        return f"busy:{name}: {error}"
+    except SaltInvocationError as error:
+        message = str(error)
+        # A list has become "instances" here, so this is not in the configuration.
+        path, _, what = (message.removeprefix("instances") if is_list else f".{message}").partition(": ")
+        return f"{key}{path}: {what}" if re.fullmatch(r"(\.[^\s.:]+)*", path) else f"{key}: {message}"
     except SaltException as error:
-        return f"busy:{name}: {error}" if type(error).__name__ == "SaltInvocationError" else str(error)
+        return str(error)
     except Exception as error:
-        # Its message may quote what it was given, and with that a password: where it happened says enough.
+        # The message may quote a setting, which may be a password. The place of the error says enough.
         place = traceback.extract_tb(error.__traceback__)[-1]
         return f"failed with {type(error).__name__} in {place.name}, line {place.lineno}"
 
 
-def _missing(function):
-    """Why a function is not here: of a module that is there, what it lacks."""
-    told = getattr(__salt__, "missing_fun_string", lambda _: "")(function)
-    _, virtual, why = str(told).partition("__virtual__ returned False: ")
-    return why if virtual else "saltutil.sync_modules brings ours; most need psutil"
+def _why_missing(module):
+    """Why a module is not there: its own reason if it refuses to load."""
+    # missing_fun_string() may ask another loader than this __salt__, one that has not tried yet (3008.3).
+    return getattr(__salt__, "missing_modules", {}).get(module) or "saltutil.sync_modules brings ours"
 
 
-class _NoValue(Exception):
-    """An sdb:// address stands for nothing here."""
+def _check_keys(probe, settings):
+    """Raise SaltInvocationError for a key that the probe does not know, and for one that it needs."""
+    parameters = inspect.signature(probe).parameters.values()
+    named = {each.name: each for each in parameters if each.kind is not each.VAR_KEYWORD}
+    for key in settings if len(named) == len(parameters) else ():
+        if key == "instances" and key not in named:
+            raise SaltInvocationError("instances: this probe takes a mapping of settings, and no list of them")
+        if key not in named:
+            raise SaltInvocationError(f"{key}: no such key; known are: {', '.join(sorted(named))}")
+    for key, each in named.items():
+        if each.default is each.empty and key not in settings:
+            raise SaltInvocationError(f"{key}: needed, see the documentation of this probe")
 
 
-def _resolved(value):
-    """The settings, with sdb:// addresses replaced by what they stand for."""
+def _resolved(value, path=""):
+    """The settings, with the values for which their ``sdb://`` addresses stand."""
     if isinstance(value, dict):
-        return {str(key): _resolved(item) for key, item in value.items()}
+        return {str(key): _resolved(item, f"{path}.{key}") for key, item in value.items()}
     if isinstance(value, list):
-        return [_resolved(item) for item in value]
+        return [_resolved(item, f"{path}.{number}") for number, item in enumerate(value)]
     if isinstance(value, str) and value.startswith("sdb://"):
         try:
             secret = __salt__["sdb.get"](value)
         except Exception:
             secret = None
-        # Of an unknown profile, Salt returns the address itself.
+        # If it does not know the profile, Salt returns the address itself.
         if secret is None or secret == value:
-            raise _NoValue(f"{value} has no value on this minion")
+            raise SaltInvocationError(f"{path[1:]}: {value} has no value on this minion")
         return secret
     return value
 
 
-def _within(seconds, function):
+def _call_within(seconds, function):
     """
-    Call a function, and wait for so long at most. A thread that does not end is left behind, for Python cannot end it:
-    probes have time-outs of their own, this one is the net below them.
+    Call a function, and wait so long at most, else raise TimeoutError.
+
+    Python cannot end the thread of a function that hangs. Probes have time limits of their own; this one is the last.
     """
     outcome = {}
 
     def work():
         try:
             outcome["answer"] = function()
-        except BaseException as error:  # SystemExit in a thread would pass unseen
+        except BaseException as error:  # a thread swallows SystemExit
             outcome["error"] = error
 
     thread = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
@@ -236,28 +251,28 @@ def _within(seconds, function):
 
 
 def _add(answer, name, found):
-    """Put a probe's answer into the whole, checked, bounded and harmless to print."""
+    """Add the answer of a probe: checked, limited, and safe to print."""
     if isinstance(found, str):
         answer["unknowns"].append(_unknown(name, found))
         return
-    if not isinstance(found, dict) or not all(_items(found.get(key)) for key in ("blockers", "unknowns", "info")):
+    if not isinstance(found, dict) or not all(_is_rows(found.get(key)) for key in ("blockers", "unknowns", "info")):
         answer["unknowns"].append(_unknown(name, "the probe's answer is not three lists: blockers, unknowns, info"))
         return
     for unknown in found["unknowns"][:MOST]:
         answer["unknowns"].append(_unknown(name, unknown.get("why", "no reason given")))
     for key in ("blockers", "info"):
         answer[key].extend(_item(name, item) for item in found[key][:MOST])
-    left = len(found["blockers"]) - MOST
-    if left > 0:
-        answer["unknowns"].append(_unknown(name, f"{left} blockers more than the {MOST} that are listed"))
+    more = len(found["blockers"]) - MOST
+    if more > 0:
+        answer["unknowns"].append(_unknown(name, f"{more} blockers more than the {MOST} that are listed"))
 
 
-def _items(value):
+def _is_rows(value):
     return isinstance(value, list) and all(isinstance(item, dict) for item in value)
 
 
 def _item(name, item):
-    """A blocker in its final form."""
+    """A blocker or a piece of information, as people get it."""
     since, age = item.get("since"), None
     try:
         moment = datetime.datetime.fromtimestamp(float(since), datetime.timezone.utc)
@@ -265,21 +280,23 @@ def _item(name, item):
         since = moment.strftime("%Y-%m-%dT%H:%M:%SZ")
     except (TypeError, ValueError, OverflowError, OSError):
         since = None
-    clean = {key: _clean(item[key], 120) for key in FIELDS if item.get(key) is not None}
-    whole = {"probe": name, "id": f"{__opts__['id']}/{name}/{_word(item.get('id', '?'))}", "since": since, "age": age}
-    return {"user": None, "what": "?", "ask": None, **clean, **whole}
+    shown = {key: _printable(item[key], 120) for key in FIELDS if item.get(key) is not None}
+    identity = f"{__opts__['id']}/{name}/{_plain_id(item.get('id', '?'))}"
+    return {"user": None, "what": "?", "ask": None, **shown, "probe": name, "id": identity, "since": since, "age": age}
 
 
-def _clean(text, length):
-    """One line without control, formatting or private characters, that a terminal shows as it is."""
+def _printable(text, length):
+    """The text as one short line, without control, formatting or private characters."""
     line = "".join(character if character.isprintable() else "?" for character in str(text)[: length + 1])
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
-def _word(text):
+def _plain_id(text):
     """
-    An id in characters that mean nothing in a glob, a shell or YAML. Sessions can be called "*", and consent to that
-    must not be consent to all. What was replaced or cut off lives on in a checksum, so that two ids stay two.
+    The id in characters that mean nothing special in a glob, a shell or YAML.
+
+    A session can be called "*", and consent to it must not be consent to everything. If characters are replaced or cut
+    off, a checksum follows, so that two ids stay different.
     """
     text = str(text)
     word = re.sub(r"[^\w.:@%+/-]", "_", text, flags=re.ASCII)[:100]

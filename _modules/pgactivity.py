@@ -2,25 +2,25 @@
 Long queries of PostgreSQL
 ==========================
 
-The probe ``postgres`` of :py:func:`busy.check <busy.check>`: a deploy that restarts PostgreSQL ends every query.
+The probe ``postgres`` of :py:func:`busy.check <busy.check>`: a deploy that restarts PostgreSQL ends all queries.
 
 .. versionadded:: 0.1.0
 
 :depends: psql
 
-Not ``postgres.psql_query``, which fails open: with the server down, after an error and without rows it returns ``[]``
-alike. The question here is one JSON document, so that every answer has a positive form, and it says whether the role
-that asks may see what others do: without ``pg_read_all_stats`` their state is NULL, and nothing seems to run.
+Salt's ``postgres.psql_query`` will not do, because it returns ``[]`` in three cases: the server is down, the query
+failed, there are no rows. Here, the answer is one JSON document, which is never empty. It also says whether this role
+may see what others do: without ``pg_read_all_stats``, their state is NULL, and nothing seems to run.
 """
 
 import json
 import re
 
-from salt.exceptions import CommandExecutionError, SaltInvocationError
+from salt.exceptions import CommandExecutionError
 
-# The age is that of the transaction, if that is older: pg_dump's many queries are short, and its transaction is long.
-# Between two of them, it is idle for a moment: 4 of 27 looks at pg_dump found it so (15).
-# pg_has_role() of a superuser is true, and a superuser sees everything. The first three words are fixed: a sentinel.
+# A query counts as old as its transaction: pg_dump's many queries are short, but its transaction is long. Between two
+# queries, it is idle for a moment: 4 of 27 looks at pg_dump found it so (PostgreSQL 15).
+# For a superuser, who sees everything, pg_has_role() is true. The sentinel shows that this is our answer.
 QUERY = """
 SELECT json_build_object(
   'sentinel', 'deploytoken',
@@ -49,33 +49,39 @@ SELECT json_build_object(
   )
 )
 """
+SETTINGS = {
+    **dict.fromkeys(("older_than", "timeout"), "duration"),
+    **dict.fromkeys(("host", "port", "role", "database", "password")),
+    "user": "text",
+}
 
 
 def queries(
     older_than="1h", user="postgres", host=None, port=None, role=None, database="postgres", password=None, timeout=5
 ):
     """
-    Return the queries that have been active for long.
+    Return the queries that have been active for a long time.
 
     older_than
-        The minimum age of the query or of its transaction: ``30m``, ``1h``. Default: one hour.
+        The minimum age of the query or of its transaction, a duration: ``30m``, ``1h``. Default: one hour.
 
     user
-        The system's user to run psql as. Default: ``postgres``.
+        The system user that runs psql. Default: ``postgres``.
 
     host, port, role, database, password
-        Where and as whom to connect, as psql's ``PGHOST``, ``PGPORT``, ``PGUSER``, ``PGDATABASE`` and ``PGPASSWORD``.
-        Default: the local socket, as the role of the user's name, to the database ``postgres``. The role must be a
-        member of ``pg_read_all_stats``, as ``pg_monitor`` is.
+        The connection, as psql's ``PGHOST``, ``PGPORT``, ``PGUSER``, ``PGDATABASE`` and ``PGPASSWORD``. Default: the
+        local socket, a role with the name of the user, and the database ``postgres``. The role must be a member of
+        ``pg_read_all_stats``, as ``pg_monitor`` is.
 
     timeout
-        Seconds for the whole answer. Default: 5.
+        A duration: the limit for the whole answer. Default: 5 seconds.
 
     Returns a list of dictionaries: ``pid``, ``role``, ``database``, ``application``, ``client``, ``since`` (seconds
-    since the epoch), ``backend`` (when its connection began), ``verb`` (the query's first word) and ``comment`` (its
-    leading one). The rest of the query is not returned, because it may hold secrets.
+    since the epoch), ``backend`` (the start of its connection), ``verb`` (the first word of the query) and ``comment``
+    (the comment before it). The rest of the query is left out, because it may hold secrets.
 
-    Raises CommandExecutionError if PostgreSQL does not give a clear answer, or hides something.
+    Raises SaltInvocationError for a wrong setting, and CommandExecutionError if PostgreSQL gives no clear answer or
+    hides something.
 
     CLI Example:
 
@@ -83,15 +89,15 @@ def queries(
 
         salt-call pgactivity.queries older_than=10m
     """
-    wait = __salt__["processes.seconds"](timeout)
-    statement = QUERY.format(seconds=__salt__["processes.seconds"](older_than))
+    wait = __salt__["proctable.seconds"](timeout, "timeout")
+    statement = QUERY.format(seconds=__salt__["proctable.seconds"](older_than, "older_than"))
     options = {"PGHOST": host, "PGPORT": port, "PGUSER": role, "PGDATABASE": database, "PGPASSWORD": password}
     environment = {key: str(value) for key, value in options.items() if value is not None}
     environment["PGCONNECT_TIMEOUT"] = str(max(2, int(wait)))
     environment["PGAPPNAME"] = "busy.check"
-    # -w: never wait for a password to be typed. -X: no psqlrc, which could print more, or do more.
+    # -w: never wait for somebody to type a password. -X: read no psqlrc, which could print or do more.
     command = ["psql", "-X", "-w", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", statement]
-    answer = __salt__["processes.run"](command, user, env=environment, timeout=wait)
+    answer = __salt__["proctable.run"](command, user, env=environment, timeout=wait)
     if answer["retcode"]:
         reason = " ".join(answer["stderr"].split())[:200] or "no reason given"
         raise CommandExecutionError(f"PostgreSQL could not be asked: {reason}")
@@ -106,7 +112,7 @@ def queries(
         raise CommandExecutionError(
             "PostgreSQL hides other roles' queries from this one: GRANT pg_read_all_stats to it"
         )
-    if found["untracked"] != 0:  # their queries cannot be older than the connections
+    if found["untracked"] != 0:  # counts only connections that are old enough to have an old query
         raise CommandExecutionError(
             f"PostgreSQL does not track what {found['untracked']} connections do (track_activities is off for them)"
         )
@@ -115,25 +121,25 @@ def queries(
 
 def _query(row):
     text = row.pop("query") or ""
-    # An unfinished comment is one whose end was cut off.
+    # The end of a long comment is cut off.
     comment = re.match(r"\s*(?:/\*(?P<block>.*?)(?:\*/|$)|--(?P<line>[^\n]*))", text, re.DOTALL)
     rest = text[comment.end() :] if comment else text
     verb = re.search(r"[A-Za-z]+", rest)
-    said = " ".join((comment["block"] or comment["line"] or "").split())[:80] if comment else ""
-    return {**row, "verb": verb[0].upper()[:20] if verb else "query", "comment": said or None}
+    words = " ".join((comment["block"] or comment["line"] or "").split())[:80] if comment else ""
+    return {**row, "verb": verb[0].upper()[:20] if verb else "query", "comment": words or None}
 
 
 def probe(instances=None, **instance):
     """
-    Tell :py:func:`busy.check <busy.check>` which queries have been active for long: each one is a blocker.
+    Tell :py:func:`busy.check <busy.check>` which queries have been active for a long time. Each of them is a blocker.
 
     instances
-        A list of dictionaries of the arguments of :py:func:`queries`, for several servers. Or those arguments
-        directly.
+        A list of dictionaries with the arguments of :py:func:`queries`, one for each server; or these arguments
+        themselves for one server.
 
-    Returns the three lists of a probe, as the module ``busy`` describes them.
+    Returns the three lists of a probe: see the module ``busy``. A server that gives no clear answer is unknown.
 
-    Raises SaltInvocationError for settings that are wrong; a server that gives no clear answer is unknown.
+    Raises SaltInvocationError if a setting is wrong.
 
     CLI Example:
 
@@ -142,15 +148,7 @@ def probe(instances=None, **instance):
         salt-call pgactivity.probe older_than=10m
     """
     answer = {"blockers": [], "unknowns": [], "info": []}
-    if instances is not None and instance:
-        raise SaltInvocationError(f"{', '.join(sorted(instance))}: to be given with each of the instances")
-    if instances is not None and not (isinstance(instances, list) and instances):
-        raise SaltInvocationError("instances: a list of one server or more is needed")
-    instances = [instance] if instances is None else instances
-    known = {"older_than", "user", "host", "port", "role", "database", "password", "timeout"}
-    for one in instances:
-        if not isinstance(one, dict) or not set(one) <= known:
-            raise SaltInvocationError(f"each server has some of: {', '.join(sorted(known))}")
+    for _, one in __salt__["proctable.instances"](instances, instance, SETTINGS):
         try:
             found = queries(**one)
         except CommandExecutionError as error:
@@ -162,7 +160,7 @@ def probe(instances=None, **instance):
             about = query["comment"] or client
             answer["blockers"].append(
                 {
-                    # The connection's beginning, because process ids come back.
+                    # With the start of the connection, because another process may get the same id later.
                     "id": f"{query['database']}:{query['role']}:{query['pid']}.{query['backend']}",
                     "user": query["role"],
                     "what": f"{query['verb']} in {query['database']}" + (f": {about}" if about else ""),

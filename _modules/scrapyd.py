@@ -18,10 +18,10 @@ run.
               username: scrapyd
               password: sdb://vault/scrapyd
 
-Idle is only: HTTP 200, a JSON object whose ``status`` is ``ok``, ``running`` and ``pending`` both 0, and no crawl
-process. Pending counts: between two jobs, nothing runs for up to ``poll_interval``. Scrapyd (measured on 1.2.1, 1.4.3
-and 1.6.0) answers HTTP 200 to an unknown project, and an HTML traceback with HTTP 200 in debug mode; and after a
-restart it does not know the spiders of its former self, which run on.
+Idle means: HTTP 200, a JSON object whose ``status`` is ``ok``, ``running`` and ``pending`` both 0, and no crawl
+process. Pending jobs count, because nothing runs for up to ``poll_interval`` between two jobs. Scrapyd (measured on
+1.2.1, 1.4.3 and 1.6.0) answers HTTP 200 to an unknown project, and HTTP 200 with an HTML traceback in debug mode.
+After a restart, it does not know the spiders that it started before and that still run.
 """
 
 import base64
@@ -34,126 +34,122 @@ import re
 import socket
 import ssl
 import threading
+import typing
 import urllib.parse
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
-try:
-    import psutil
-
-    HAS_PSUTIL = True
-except ImportError:
-    HAS_PSUTIL = False
-
 DEFAULT = "http://127.0.0.1:6800"
 PORTS = {"http": 80, "https": 443}
+SETTINGS = {
+    **dict.fromkeys(("url", "username", "password", "ca_file"), "text"),
+    "name": None,
+    "timeout": "duration",
+}
 # Room for the list of some 70,000 finished jobs (230 bytes each), which Scrapyd sends along.
 LIMIT = 16 * 1024 * 1024
 CRAWLS = {"crawl", "crawlall", "runspider"}
-# What Scrapy does in a moment, and for nobody. A project can have commands of its own, and each of them may crawl.
+# These commands of Scrapy end in a moment and crawl nothing. Any other one may crawl, also a project's own.
 HARMLESS = {"edit", "genspider", "list", "settings", "startproject", "version"}
 
 
-def __virtual__():
-    if HAS_PSUTIL:
-        return True
-    return False, "psutil is not installed"
+class _Instance(typing.NamedTuple):
+    """What is needed to ask one Scrapyd."""
+
+    name: str
+    place: str  # its address without credentials, for messages
+    host: str
+    port: int
+    path: str
+    headers: dict
+    timeout: float
+    trusted: typing.Any  # the TLS context for https; None for http
 
 
-def _instances(configured):
+def _instances(instances, settings):
     """The configured instances, checked, as a list."""
-    instances = configured if isinstance(configured, list) else [configured]
-    known = {"url", "username", "password", "name", "timeout", "ca_file"}
-    for instance in instances:
-        if not isinstance(instance, dict) or not set(instance) <= known:
-            raise SaltInvocationError(f"each instance of Scrapyd has some of: {', '.join(sorted(known))}")
-        if not isinstance(instance.get("url", DEFAULT), str):
-            raise SaltInvocationError("url: an address like http://127.0.0.1:6800 is needed")
-        for key in ("username", "password", "ca_file"):
-            if not isinstance(instance.get(key, ""), str):
-                raise SaltInvocationError(f"{key}: a text is needed")
-    return instances
+    found = __salt__["proctable.instances"](instances, settings, SETTINGS)
+    return [_instance(prefix, one) for prefix, one in found]
 
 
-def _instance(url):
-    """The configured instance of that address or name; the first one if none is given."""
-    for source in (__pillar__, __opts__):
-        settings = (source.get("busy") or {}).get("scrapyd")
-        if settings:
-            break
-    if isinstance(settings, dict):
-        settings = settings.get("instances", {key: value for key, value in settings.items() if key != "crawls"})
-    for instance in _instances(settings or {}):
-        if url in (None, instance.get("url", DEFAULT), instance.get("name")):
-            secret = {key for key, value in instance.items() if str(value).startswith("sdb://")}
-            return {**instance, **{key: __salt__["sdb.get"](instance[key]) for key in secret}}
-    return {"url": url}
-
-
-def _parts(instance):
-    """The parts of an instance's address, checked."""
+def _instance(prefix, settings):
+    """One instance; ``prefix`` is the path of its settings, for error messages."""
     try:
-        parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:  # a port that is no number, a bracket that nobody closes
+        parts = urllib.parse.urlsplit(settings.get("url", DEFAULT))
+        # urlsplit() refuses some malformed addresses, and reading .port refuses the others.
+        usable = parts.scheme in PORTS and parts.hostname and parts.port != 0
+    except ValueError:
         usable = False
     if not usable:
-        raise SaltInvocationError("url: an address like http://127.0.0.1:6800 is needed")
-    return parts
+        raise SaltInvocationError(f"{prefix}url: an address like {DEFAULT} is needed")
+    try:
+        trusted = ssl.create_default_context(cafile=settings.get("ca_file")) if parts.scheme == "https" else None
+    except OSError as error:
+        raise SaltInvocationError(f"{prefix}ca_file: {_reason(error)}") from None
+    headers = {"Accept": "application/json", "Connection": "close"}
+    user = settings.get("username") or urllib.parse.unquote(parts.username or "")
+    password = settings.get("password") or urllib.parse.unquote(parts.password or "")
+    if user or password:
+        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+    path = parts.path.rstrip("/")
+    return _Instance(
+        name=settings.get("name"),
+        place=parts.netloc.rpartition("@")[2] + path,
+        host=parts.hostname,
+        port=parts.port or PORTS[parts.scheme],
+        path=path,
+        headers=headers,
+        timeout=settings.get("timeout", 5),
+        trusted=trusted,
+    )
 
 
-def _place(instance):
-    """Where an instance is, without what may be secret in its address."""
-    parts = _parts(instance)
-    return parts.netloc.rpartition("@")[2] + parts.path.rstrip("/")
+def _chosen(url):
+    """The configured instance of that address or name, the first one for None; or an instance at that address."""
+    configured = [(source.get("busy") or {}).get("scrapyd") for source in (__pillar__, __opts__)]
+    settings = next(filter(None, configured), None)
+    if isinstance(settings, list):
+        settings = {"instances": settings}
+    settings = dict(settings) if isinstance(settings, dict) else {}
+    settings.pop("crawls", None)
+    found = __salt__["proctable.instances"](settings.pop("instances", None), settings, SETTINGS)
+    for prefix, one in found:
+        if url in (None, one.get("url", DEFAULT), one.get("name")):
+            secrets = {key for key, value in one.items() if str(value).startswith("sdb://")}
+            return _instance(prefix, {**one, **{key: __salt__["sdb.get"](one[key]) for key in secrets}})
+    return _instance("", {"url": url})
 
 
 def _get(instance, resource, **query):
     """
     One answer of Scrapyd, which must be a JSON object whose status is "ok".
 
-    http.client follows no redirect and reads no proxy from the environment. Its time-outs are for each read: what
-    bounds the whole answer, byte after slow byte, is the alarm.
+    http.client follows no redirect and reads no proxy from the environment. Its time-outs are for single reads. The
+    alarm limits the whole answer, even if it comes byte by byte.
     """
-    parts, place = _parts(instance), _place(instance)
-    timeout = __salt__["processes.seconds"](instance.get("timeout", 5))
-    address = {"host": parts.hostname, "port": parts.port, "timeout": timeout}
-    headers = {"Accept": "application/json", "Connection": "close"}
-    user, password = (instance.get(key) or "" for key in ("username", "password"))
-    user, password = (
-        user or urllib.parse.unquote(parts.username or ""),
-        password or urllib.parse.unquote(parts.password or ""),
-    )
-    if user or password:
-        headers["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
-    path = f"{parts.path.rstrip('/')}/{resource}.json"
-    if query:
-        path += "?" + urllib.parse.urlencode(query)
-    if parts.scheme == "https":
-        try:
-            trusted = ssl.create_default_context(cafile=instance.get("ca_file"))
-        except OSError as error:
-            raise SaltInvocationError(f"ca_file: {_reason(error)}") from None
-        connection = http.client.HTTPSConnection(**address, context=trusted)
+    address = {"host": instance.host, "port": instance.port, "timeout": instance.timeout}
+    if instance.trusted:
+        connection = http.client.HTTPSConnection(**address, context=instance.trusted)
     else:
         connection = http.client.HTTPConnection(**address)
-    late = threading.Event()
+    path = f"{instance.path}/{resource}.json" + (f"?{urllib.parse.urlencode(query)}" if query else "")
+    place, late = instance.place, threading.Event()
     try:
         connection.connect()
-        with _alarm(timeout, connection.sock, late):
-            connection.request("GET", path, headers=headers)
+        with _alarm(instance.timeout, connection.sock, late):
+            connection.request("GET", path, headers=instance.headers)
             response = connection.getresponse()
             body = response.read(LIMIT + 1)
     except (OSError, http.client.HTTPException, ValueError) as error:
-        if late.is_set() or isinstance(error, TimeoutError):
-            raise CommandExecutionError(f"{place} did not answer within {timeout:g} seconds") from None
-        raise CommandExecutionError(f"{place} could not be asked: {_reason(error)}") from None
+        if not late.is_set() and not isinstance(error, TimeoutError):
+            raise CommandExecutionError(f"{place} could not be asked: {_reason(error)}") from None
+        late.set()
     finally:
         connection.close()
     if late.is_set():
-        raise CommandExecutionError(f"{place} did not answer within {timeout:g} seconds")
+        raise CommandExecutionError(f"{place} did not answer within {instance.timeout:g} seconds")
     if response.status == 401:
-        raise CommandExecutionError(f"{place} wants another username and password (busy:scrapyd in pillar)")
+        raise CommandExecutionError(f"{place} wants another username and password (busy.scrapyd in pillar)")
     if response.status != 200:
         raise CommandExecutionError(f"{place} answered HTTP {response.status} to {resource}.json: is that Scrapyd?")
     if len(body) > LIMIT:
@@ -165,15 +161,14 @@ def _get(instance, resource, **query):
     if not isinstance(answer, dict):
         raise CommandExecutionError(f"{place} answered something else than JSON to {resource}.json")
     if answer.get("status") != "ok":
-        raise CommandExecutionError(
-            f"{place} answered {str(answer.get('message', 'an error'))[:100]!r} to {resource}.json"
-        )
+        message = str(answer.get("message", "an error"))[:100]
+        raise CommandExecutionError(f"{place} answered {message!r} to {resource}.json")
     return answer
 
 
 @contextlib.contextmanager
 def _alarm(timeout, line, late):
-    """End the conversation after so many seconds, however busily the other side keeps talking."""
+    """End the conversation after so many seconds, even if the other side keeps talking."""
 
     def hang_up():
         late.set()
@@ -197,22 +192,22 @@ def _reason(error):
 
 
 def _counts(instance):
-    """How many jobs are running and pending; from daemonstatus.json, which is quick however many have finished."""
+    """The numbers of running and pending jobs, and the node's name. Quick, however many jobs have finished."""
     answer = _get(instance, "daemonstatus")
     counts = {key: answer.get(key) for key in ("running", "pending")}
     if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts.values()):
-        raise CommandExecutionError(f"{_place(instance)} did not say how many jobs are running and pending")
+        raise CommandExecutionError(f"{instance.place} did not say how many jobs are running and pending")
     return counts, str(answer.get("node_name", ""))
 
 
-def _listed(instance, project=None):
-    """The jobs of a list, checked; those that finished are of no interest."""
+def _listjobs(instance, project=None):
+    """The running and pending jobs of one list, checked."""
     answer = _get(instance, "listjobs", **({"project": project} if project else {}))
     jobs = []
     for state in ("running", "pending"):
         rows = answer.get(state)
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise CommandExecutionError(f"{_place(instance)} sent no list of {state} jobs")
+            raise CommandExecutionError(f"{instance.place} sent no list of {state} jobs")
         for row in rows:
             # Scrapyd 1.2 does not repeat the project that it was asked for.
             job = {key: str(row[key]) if row.get(key) else "?" for key in ("id", "spider")}
@@ -227,17 +222,17 @@ def _listed(instance, project=None):
 def _jobs(instance):
     """All running and pending jobs of an instance."""
     try:
-        return _listed(instance)
+        return _listjobs(instance)
     except CommandExecutionError:
-        # Before 1.3, Scrapyd lists one project at a time, and answers an error to anything else.
+        # Before 1.3, Scrapyd lists the jobs of one project at a time, and otherwise answers an error.
         projects = _get(instance, "listprojects").get("projects")
         if not isinstance(projects, list):
             raise
-        return [job for project in projects for job in _listed(instance, str(project))]
+        return [job for project in projects for job in _listjobs(instance, str(project))]
 
 
 def _epoch(text):
-    """Seconds since the epoch, of the naive local time that Scrapyd gives."""
+    """Scrapyd's local time, which has no zone, in seconds since the epoch."""
     try:
         return datetime.datetime.fromisoformat(text).timestamp()
     except (TypeError, ValueError, OverflowError):
@@ -250,49 +245,40 @@ def _text(value):
 
 def _crawls():
     """
-    The crawls among this machine's processes: those that Scrapyd runs (``python -m scrapyd.runner crawl …``), and
-    those of people and cron (``scrapy crawl …``); the outermost process of each.
+    The crawls among this machine's processes, the outermost process of each.
+
+    Scrapyd runs ``python -m scrapyd.runner crawl …``. People and cron run ``scrapy crawl …``.
     """
     found = {}
-    for process in __salt__["processes.listing"](commands=True):
-        crawl = _crawl(process["argv"])
-        if not crawl:
-            continue
-        pid = process["pid"]
-        try:
-            project = psutil.Process(pid).environ().get("SCRAPY_PROJECT")
-        except (psutil.Error, OSError):
-            project = None
-        user = __salt__["processes.owner"](pid)
+    for process in __salt__["proctable.listing"](commands=True):
+        crawl, pid = _crawl(process["argv"]), process["pid"]
+        user = __salt__["proctable.owner"](pid) if crawl else None
         if user is not None:
-            more = {"project": project or "-", "pid": pid, "parent": process["ppid"], "since": process["since"]}
+            project = __salt__["proctable.getenv"](pid, "SCRAPY_PROJECT") or "-"
+            more = {"project": project, "pid": pid, "parent": process["ppid"], "since": process["since"]}
             found[pid] = {**crawl, **more, "user": user}
     return [crawl for crawl in found.values() if crawl["parent"] not in found]
-
-
-def _takes(before):
-    """Whether the word before is an option that takes the next word for its value."""
-    return bool(before) and before[0].startswith("-") and "=" not in before[0] and before[0] != "--nolog"
 
 
 def _crawl(argv):
     """What a command line crawls, {spider, id, note}, or None."""
     begin = next((index for index, word in enumerate(argv[:8]) if _runs_scrapy(word)), None)
-    # Scrapyd's runner can be another one; what it is told is always the same.
+    # Scrapyd can be configured to use another runner, but its arguments are always the same.
     if begin is None and "crawl" in argv and any(word.startswith("_job=") for word in argv):
         begin = argv.index("crawl") - 1
     rest = argv[begin + 1 :] if begin is not None else []
-    # As Scrapy has it: the command is the first word that is no option.
+    # Scrapy's own rule: the command is the first word that is not an option.
     command = next((word for word in rest if not word.startswith("-")), None)
-    if command is None or not (command in CRAWLS or (_begins(argv[: begin + 1]) and command not in HARMLESS)):
+    if command is None or not (command in CRAWLS or (_is_run(argv[: begin + 1]) and command not in HARMLESS)):
         return None
     rest.remove(command)
     options, spider = {}, None
     for index, word in enumerate(rest):
-        if word == "-a" and index + 1 < len(rest):
-            key, _, value = rest[index + 1].partition("=")
+        before = rest[index - 1] if index else ""
+        if before == "-a":
+            key, _, value = word.partition("=")
             options[key] = value
-        elif spider is None and not word.startswith("-") and not _takes(rest[index - 1 : index] if index else []):
+        elif spider is None and not word.startswith("-") and not _takes_value(before):
             spider = os.path.basename(word)
     return {"spider": spider or command, "id": options.get("_job"), "note": _text(options.get("note"))}
 
@@ -302,8 +288,13 @@ def _runs_scrapy(word):
     return program or word.endswith("scrapy/cmdline.py")
 
 
-def _begins(words):
-    """Whether the last of these words is what is run: the program, or the script or module of an interpreter."""
+def _takes_value(word):
+    """Whether a word is an option of Scrapy whose value is the next word."""
+    return word.startswith("-") and "=" not in word and word != "--nolog"
+
+
+def _is_run(words):
+    """Whether the last of these words is what runs: the program itself, or an interpreter's script or module."""
     interpreted = os.path.basename(words[0]).startswith(("python", "pypy"))
     return len(words) == 1 or (interpreted and all(word.startswith("-") for word in words[1:-1]))
 
@@ -313,12 +304,12 @@ def status(url=None):
     Return how many jobs of Scrapyd are running and pending.
 
     url
-        The address, or the ``name``, of an instance. Default: the first that is configured, or http://127.0.0.1:6800.
-        Credentials are taken from the configuration, never from arguments, which end up in the job cache.
+        The address, or the ``name``, of an instance. Default: the first configured one, or http://127.0.0.1:6800.
+        Credentials come from the configuration, never from arguments, because the job cache keeps arguments.
 
     Returns a dictionary of ``running``, ``pending``, ``idle`` (whether both are 0) and ``node_name``.
 
-    Raises CommandExecutionError if Scrapyd does not give a clear answer.
+    Raises SaltInvocationError for a wrong setting, and CommandExecutionError if Scrapyd gives no clear answer.
 
     CLI Example:
 
@@ -326,7 +317,7 @@ def status(url=None):
 
         salt-call scrapyd.status
     """
-    counts, node = _counts(_instance(url))
+    counts, node = _counts(_chosen(url))
     return {**counts, "idle": not any(counts.values()), "node_name": node}
 
 
@@ -335,13 +326,13 @@ def jobs(url=None):
     Return the running and pending jobs of Scrapyd.
 
     url
-        As of :py:func:`status`.
+        As for :py:func:`status`.
 
     Returns a list of dictionaries: ``id``, ``project``, ``spider``, ``state`` (``running`` or ``pending``), ``pid``,
-    ``since`` (seconds since the epoch) and ``note`` (the custom argument that tells who started it); None for what is
-    not known.
+    ``since`` (seconds since the epoch) and ``note`` (a custom argument that says who started the job). An unknown
+    value is None.
 
-    Raises CommandExecutionError if Scrapyd does not give a clear answer.
+    Raises SaltInvocationError for a wrong setting, and CommandExecutionError if Scrapyd gives no clear answer.
 
     CLI Example:
 
@@ -349,38 +340,29 @@ def jobs(url=None):
 
         salt-call scrapyd.jobs
     """
-    return _jobs(_instance(url))
+    return _jobs(_chosen(url))
 
 
-def _known(instance, counts, processes):
+def _jobs_by_process(instance, counts, crawls):
     """
-    The jobs of an instance, if its processes tell all of them: its list would bring along every job that finished.
+    The jobs of an instance, if the processes show them all; else none. Scrapyd's list brings all finished jobs along.
 
-    They do if nothing is pending, and if the process that listens at its address has as many crawls as it says.
+    The processes show all jobs if nothing is pending, and if the process that listens at the instance's address has
+    started as many crawls as the instance counts.
     """
-    parts = urllib.parse.urlsplit(instance.get("url", DEFAULT))
-    if counts["pending"] or parts.hostname not in ("127.0.0.1", "::1", "localhost"):
+    if counts["pending"] or instance.host not in ("127.0.0.1", "::1", "localhost"):
         return []
-    named = [crawl for crawl in processes if crawl["id"] and crawl["project"] != "-"]
+    named = [crawl for crawl in crawls if crawl["id"] and crawl["project"] != "-"]
     for parent in {crawl["parent"] for crawl in named}:
         children = [crawl for crawl in named if crawl["parent"] == parent]
-        if len(children) == counts["running"] and _listens(parent, parts.port or PORTS[parts.scheme]):
+        ports = __salt__["proctable.sockets"](parent, "tcp") if len(children) == counts["running"] else None
+        if instance.port in (ports or ()):
             return [{**crawl, "state": "running"} for crawl in children]
     return []
 
 
-def _listens(pid, port):
-    """Whether a process listens at that port."""
-    try:
-        process = psutil.Process(pid)
-        connections = process.net_connections if hasattr(process, "net_connections") else process.connections
-        return any(one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections(kind="tcp"))
-    except (psutil.Error, OSError):
-        return False
-
-
-def _look(instance):
-    """The jobs of an instance, as many as it says there are."""
+def _all_jobs(instance):
+    """The listed jobs of an instance, if there are as many as it counts."""
     for _ in range(3):  # a job may start or end between the two questions
         counts, _ = _counts(instance)
         expected = sum(counts.values())
@@ -388,17 +370,17 @@ def _look(instance):
         if len(found) >= expected:
             return found
     raise CommandExecutionError(
-        f"{_place(instance)} says that {expected} jobs are running or pending, but lists {len(found)}"
+        f"{instance.place} says that {expected} jobs are running or pending, but lists {len(found)}"
     )
 
 
 def _blocker(job, name, user, ask):
-    """A job of Scrapyd's or a crawl process as a blocker: its id is the same, whichever way it was found."""
+    """A job of Scrapyd, or a crawl, as a blocker. A job has the same id in Scrapyd's list and as a process."""
     identity = job["id"] or str(job["pid"])
     if re.fullmatch("[0-9a-f]{12}1[0-9a-f]{3}[89ab][0-9a-f]{15}", identity):
-        identity = identity[:6]  # Scrapyd's own ids are UUIDs, whose first digits change soonest
+        identity = identity[:6]  # Scrapyd's own ids are UUIDs; their first digits change fastest
     elif job["id"] and job["pid"]:
-        identity += f".{job['pid']}"  # one that somebody chose may come again: that would be another job
+        identity += f".{job['pid']}"  # somebody chose this id, and may choose it again for another job
     states = {"running": "is running", "pending": "is pending", "process": "runs outside of Scrapyd"}
     return {
         "id": (f"{name}/" if name else "") + f"{job['project']}:{job['spider']}:{identity}",
@@ -413,28 +395,28 @@ def _blocker(job, name, user, ask):
 
 def probe(instances=None, crawls=True, **instance):
     """
-    Tell :py:func:`busy.check <busy.check>` which jobs run or wait, and which crawls run outside of Scrapyd.
+    Tell :py:func:`busy.check <busy.check>` which jobs run or are pending, and which crawls run outside of Scrapyd.
 
     instances
-        A list of dictionaries of the following. Or, of one instance, directly:
+        A list of dictionaries with these keys, or the keys themselves for one instance:
 
         url
-            Its address. Default: ``http://127.0.0.1:6800``.
+            The address. Default: ``http://127.0.0.1:6800``.
         username, password
-            For HTTP's basic authentication.
+            For HTTP basic authentication.
         ca_file
-            A file of the certificates to trust for https. Default: those that the system trusts.
+            A file with the certificates to trust for https. Default: those that the system trusts.
         name
-            Begins the ids of its jobs. Needed if the same project is on several instances.
+            The beginning of its jobs' ids. Needed if several instances have the same project.
         timeout
-            Seconds for each whole answer. Default: 5.
+            A duration: the limit for each whole answer. Default: 5 seconds.
 
     crawls
-        Whether to look for crawls in the process table as well. Default: True.
+        Whether to look for crawls in the process table, too. Default: True.
 
-    Returns the three lists of a probe, as the module ``busy`` describes them.
+    Returns the three lists of a probe: see the module ``busy``. An instance that gives no clear answer is unknown.
 
-    Raises SaltInvocationError for settings that are wrong; a Scrapyd that gives no clear answer is unknown.
+    Raises SaltInvocationError if a setting is wrong.
 
     CLI Example:
 
@@ -442,18 +424,17 @@ def probe(instances=None, crawls=True, **instance):
 
         salt-call scrapyd.probe url=http://127.0.0.1:6800
     """
-    if instances is not None and instance:
-        raise SaltInvocationError(f"{', '.join(sorted(instance))}: to be given with each of the instances")
+    __salt__["proctable.checked"]({"crawls": crawls}, {"crawls": "boolean"})
     answer = {"blockers": [], "unknowns": [], "info": []}
-    busy = []
-    for one in _instances(instances if instances is not None else instance):
+    with_jobs = []
+    for one in _instances(instances, instance):
         try:
             counts, _ = _counts(one)
         except CommandExecutionError as error:
             answer["unknowns"].append({"why": str(error)})
             continue
         if any(counts.values()):
-            busy.append((one, counts))
+            with_jobs.append((one, counts))
     try:
         processes = _crawls() if crawls else []
     except CommandExecutionError as error:
@@ -462,18 +443,18 @@ def probe(instances=None, crawls=True, **instance):
     by_job = {crawl["id"]: crawl for crawl in processes if crawl["id"]}
     by_pid = {crawl["pid"]: crawl for crawl in processes if not crawl["id"]}
     listed = set()
-    for one, counts in busy:
+    for one, counts in with_jobs:
         try:
-            found = _known(one, counts, processes) or _look(one)
+            found = _jobs_by_process(one, counts, processes) or _all_jobs(one)
         except CommandExecutionError as error:
             answer["unknowns"].append({"why": str(error)})
             continue
         for job in found:
-            # Only the process knows who started a running job, from its arguments.
+            # Only its process's arguments say who started a running job.
             crawl = by_job.get(job["id"]) or (by_pid.get(job["pid"]) if job["state"] == "running" else None) or {}
             listed.add(crawl.get("pid"))
             job["note"] = job["note"] or crawl.get("note")
-            answer["blockers"].append(_blocker(job, one.get("name"), crawl.get("user"), ask=None))
+            answer["blockers"].append(_blocker(job, one.name, crawl.get("user"), ask=None))
     for crawl in processes:
         if crawl["pid"] not in listed:
             answer["blockers"].append(_blocker({**crawl, "state": "process"}, None, crawl["user"], ask=crawl["user"]))

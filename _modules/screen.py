@@ -1,5 +1,5 @@
 """
-GNU Screen sessions of everybody on this machine
+GNU Screen sessions of all users on this machine
 ================================================
 
 A probe of :py:func:`busy.check <busy.check>`.
@@ -8,41 +8,11 @@ A probe of :py:func:`busy.check <busy.check>`.
 
 :depends: psutil, which Salt brings along
 
-Everything is read from the process table: ``screen -ls`` exits with 0 if there are sessions and with 1 if not, and
-root may not list another user's (measured on Screen 4.9).
+It reads the process table only. ``screen -ls`` exits with 0 if there are sessions and with 1 if not, and root may not
+list another user's (measured on Screen 4.9).
 """
 
-import collections
-import contextlib
 import os
-
-from salt.exceptions import SaltInvocationError
-
-try:
-    import psutil
-
-    HAS_PSUTIL = True
-except ImportError:
-    HAS_PSUTIL = False
-
-
-def __virtual__():
-    if HAS_PSUTIL:
-        return True
-    return False, "psutil is not installed"
-
-
-def _name(server):
-    """The session's name: that of its socket, ``PROCESS.NAME``."""
-    try:
-        connections = server.net_connections if hasattr(server, "net_connections") else server.connections
-        for connection in connections(kind="unix"):
-            pid, dot, name = os.path.basename(str(connection.laddr or "")).partition(".")
-            if dot and pid == str(server.pid):
-                return name
-    except psutil.AccessDenied:
-        pass
-    return None
 
 
 def sessions(users=None):
@@ -50,10 +20,14 @@ def sessions(users=None):
     Return all Screen sessions, and what runs in each.
 
     users
-        A list of user names. Default: everybody. A user that does not exist is an error.
+        A list of user names. Default: all users.
 
-    Returns a list of dictionaries: ``user``, ``session`` (None where no name can be had), ``created`` (seconds since
-    the epoch), ``pid`` and ``jobs``, as :py:func:`tmux.sessions <tmux.sessions>` does.
+    Returns a list of dictionaries, one for each session: ``user``, ``session`` (its name, or None if it is unknown),
+    ``created`` (seconds since the epoch), ``pid``, and ``jobs`` as :py:func:`proctable.working <proctable.working>`
+    has them. A job that outlived its session has an entry of its own, without a name.
+
+    Raises SaltInvocationError if a user does not exist, and CommandExecutionError if other users' processes cannot be
+    seen.
 
     CLI Example:
 
@@ -61,55 +35,55 @@ def sessions(users=None):
 
         salt-call screen.sessions
     """
-    wanted = __salt__["processes.uids"](users)
-    servers = {}
-    for process in __salt__["processes.listing"](commands=True):
-        # The server calls itself SCREEN, and with its path if it was called so; "screen" is a client that looks on.
-        if os.path.basename(process["argv"][0]).startswith("SCREEN"):
-            with contextlib.suppress(psutil.NoSuchProcess):
-                servers[process["pid"]] = psutil.Process(process["pid"])
-    left = __salt__["processes.left"]("STY", list(servers))
-    found = []
-    for pid, server in servers.items():
-        try:
-            if wanted is not None and server.uids().real not in wanted:
-                continue
-            session = {
-                "user": server.username(),
-                "session": _name(server),
-                "created": server.create_time(),
-                "pid": pid,
-            }
-            windows = [child.pid for child in server.children()]
-        except psutil.NoSuchProcess:
-            continue
-        found.append((windows + [one["pid"] for one in left if one["server"] == pid], session))
-    for one in left:
-        if one["server"] not in servers:  # it has ended
-            user = __salt__["processes.owner"](one["pid"], wanted)
-            if user is not None:
-                found.append(([one["pid"]], {"user": user, "session": None, "created": None, "pid": one["pid"]}))
-    jobs = collections.defaultdict(list)
-    for job in __salt__["processes.working"]([pid for windows, _ in found for pid in windows]) if found else ():
-        jobs[job.pop("root")].append(job)
-    sessions = [{**session, "jobs": [job for pid in windows for job in jobs[pid]]} for windows, session in found]
-    return [session for session in sessions if session["pid"] in servers or session["jobs"]]
+    wanted = __salt__["proctable.uids"](users)
+    table = __salt__["proctable.listing"](commands=True)
+    # The server's command is SCREEN, with its path if it was typed so. A program called "screen" is a client.
+    servers = [one for one in table if os.path.basename(one["argv"][0]).startswith("SCREEN")]
+    detached = __salt__["proctable.detached"]("STY", [server["pid"] for server in servers])
+    found, roots = [], {}
+    for server in servers:
+        pid, user = server["pid"], __salt__["proctable.owner"](server["pid"], wanted)
+        if user is not None:
+            roots[pid] = [one["pid"] for one in table if one["ppid"] == pid]
+            roots[pid] += [one["pid"] for one in detached if one["server"] == pid]
+            found.append({"user": user, "session": _name(pid), "created": server["since"], "pid": pid})
+    for one in detached:
+        ended = one["server"] not in {server["pid"] for server in servers}
+        user = __salt__["proctable.owner"](one["pid"], wanted) if ended else None
+        if user is not None:
+            roots[one["pid"]] = [one["pid"]]
+            found.append({"user": user, "session": None, "created": None, "pid": one["pid"]})
+    jobs = __salt__["proctable.working"]([pid for below in roots.values() for pid in below])
+    for session in found:
+        session["jobs"] = [job for pid in roots[session["pid"]] for job in jobs[pid]]
+    # A process that outlived its session counts only while it works.
+    return [session for session in found if session["jobs"] or session["created"] is not None]
+
+
+def _name(server):
+    """The name of a server's session: that of its socket is ``PROCESS.NAME``."""
+    for path in __salt__["proctable.sockets"](server) or ():
+        pid, dot, name = os.path.basename(path).partition(".")
+        if dot and pid == str(server):
+            return name
+    return None
 
 
 def probe(users=None, idle_shells="ignore"):
     """
-    Tell :py:func:`busy.check <busy.check>` what works in Screen sessions: each job is a blocker.
+    Tell :py:func:`busy.check <busy.check>` what works in Screen sessions. Each job is a blocker.
 
     users
-        A list of user names. Default: everybody. A user that does not exist is an error.
+        A list of user names. Default: all users.
 
     idle_shells
-        ``ignore`` (default): a session with nothing but shells at their prompts is information. ``block``: it is a
+        ``ignore`` (default): a session in which all shells are at their prompts is information. ``block``: it is a
         blocker.
 
-    Returns the three lists of a probe, as the module ``busy`` describes them.
+    Returns the three lists of a probe: see the module ``busy``.
 
-    Raises SaltInvocationError for settings that are wrong, or a user that does not exist.
+    Raises SaltInvocationError if a setting is wrong or a user does not exist, and CommandExecutionError if other
+    users' processes cannot be seen.
 
     CLI Example:
 
@@ -117,23 +91,4 @@ def probe(users=None, idle_shells="ignore"):
 
         salt-call screen.probe
     """
-    if idle_shells not in ("ignore", "block"):
-        raise SaltInvocationError(f"idle_shells: {idle_shells!r} is neither 'ignore' nor 'block'")
-    answer = {"blockers": [], "unknowns": [], "info": []}
-    for session in sessions(users):
-        label = (session["session"] or "(no name)")[:60]
-        name = f"{session['user']}:{session['session'] or '(no name)'}"
-        shared = {"user": session["user"], "ask": f"{label} ({session['user']})"}
-        for job in session["jobs"]:
-            what = f"{label}: {job['what']}"
-            mine = {"id": f"{name}:{job['pid']}", "user": job["user"], "what": what, "since": job["since"]}
-            answer["blockers"].append({**shared, **mine})
-        if not session["jobs"]:
-            idle = {
-                **shared,
-                "id": f"{name}:{session['pid']}",
-                "what": f"{label}: a shell",
-                "since": session["created"],
-            }
-            answer["blockers" if idle_shells == "block" else "info"].append(idle)
-    return answer
+    return __salt__["proctable.session_answer"](sessions(users), idle_shells)

@@ -2,7 +2,7 @@
 People who are logged in
 ========================
 
-A probe of :py:func:`busy.check <busy.check>`: information, unless ``block`` is set.
+A probe of :py:func:`busy.check <busy.check>`. People who are logged in block nothing, unless ``block`` is set.
 
 .. versionadded:: 0.1.0
 
@@ -10,8 +10,6 @@ A probe of :py:func:`busy.check <busy.check>`: information, unless ``block`` is 
 """
 
 import os
-
-from salt.exceptions import SaltInvocationError
 
 try:
     import psutil
@@ -31,15 +29,15 @@ def __virtual__():
 
 def probe(block=False):
     """
-    Tell :py:func:`busy.check <busy.check>` who is logged in, as the system's login records (utmp) have it.
+    Tell :py:func:`busy.check <busy.check>` which people are logged in, according to the login records (utmp).
 
     block
-        Whether a person who is logged in blocks a deploy. Without login records, it then is unknown who is. Default:
-        False.
+        Whether each of them blocks a deploy. If so, and if this machine keeps no login records, the answer is unknown.
+        Default: False, which makes them information.
 
-    Returns the three lists of a probe, as the module ``busy`` describes them.
+    Returns the three lists of a probe: see the module ``busy``.
 
-    Raises SaltInvocationError for settings that are wrong.
+    Raises SaltInvocationError if ``block`` is neither true nor false.
 
     CLI Example:
 
@@ -47,8 +45,7 @@ def probe(block=False):
 
         salt-call who.probe
     """
-    if not isinstance(block, bool):
-        raise SaltInvocationError(f"block: {block!r} is neither true nor false")
+    __salt__["proctable.checked"]({"block": block}, {"block": "boolean"})
     if not any(map(os.path.exists, RECORDS)):
         why = "this machine keeps no login records (utmp)"
         return {"blockers": [], "unknowns": [{"why": why}] if block else [], "info": [{"id": "utmp", "what": why}]}

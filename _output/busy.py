@@ -2,8 +2,8 @@
 The answer of ``busy.check`` as a table for people
 ==================================================
 
-The same for ``salt '*' busy.check``, ``salt-call busy.check`` and ``salt-run busy.check``, within 80 columns,
-longest-running first. Any ``--out`` on the command line goes before it.
+``salt '*' busy.check``, ``salt-call busy.check`` and ``salt-run busy.check`` all print it, in 80 columns, the oldest
+jobs first. Another ``--out`` on the command line replaces it.
 
 .. versionadded:: 0.1.0
 
@@ -21,7 +21,7 @@ WIDTH = 80
 
 def output(data, **kwargs):
     """
-    Return the text for one answer of the runner, or for ``{minion: answer}`` of execution modules.
+    Return the text for an answer of the runner, or for the answers of execution modules, ``{minion: answer}``.
     """
     if isinstance(data, dict) and isinstance(data.get("minions"), dict):
         lines = [] if data.get("message") is None else [*textwrap.wrap(str(data["message"]), WIDTH), ""]
@@ -67,7 +67,7 @@ def _minion(minion, answer):
 
 
 def _row(age, probe, user, what):
-    """A row of four columns, whose last one goes on below itself."""
+    """A row of four columns. A long text in the last one continues in the same column of the next lines."""
     head = f"  {age:<11} {_cut(probe, 9):<9} {_cut(user, 12):<12} "
     return textwrap.wrap(what, WIDTH, initial_indent=head, subsequent_indent=" " * len(head)) or [head.rstrip()]
 
@@ -77,11 +77,11 @@ def _cut(text, width):
 
 
 def _age(seconds):
-    """A time span in words, as a person would say it."""
+    """A length of time in words: in the largest unit of which it has two, or which it is exactly."""
     if seconds is None:
         return "?"
     for size, word in ((86400, "day"), (3600, "hour"), (60, "minute")):
-        if seconds >= size:
+        if seconds >= 2 * size or seconds == size:
             number = seconds // size
             return f"{number} {word}" + ("s" if number > 1 else "")
     return f"{seconds} s"

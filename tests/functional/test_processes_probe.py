@@ -1,9 +1,6 @@
 """The processes and who probes, against real processes."""
 
-import json
 import pathlib
-import shlex
-import subprocess
 import sys
 
 import psutil
@@ -49,26 +46,6 @@ def found(functions, *patterns, **settings):
     ]
 
 
-IN_A_CONTAINER = """
-import importlib.util, os, subprocess, sys
-
-spec = importlib.util.spec_from_file_location("processes", sys.argv[1])
-processes = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(processes)
-child = subprocess.Popen(["sleep", "7777"])
-print(os.getpid(), child.pid in [one["pid"] for one in processes.listing()])
-child.kill()
-"""
-
-
-def test_what_the_second_process_of_a_container_started_is_no_thread_of_the_kernel(checkout):
-    module = checkout / "_modules" / "processes.py"
-    inside = shlex.join([sys.executable, "-c", IN_A_CONTAINER, str(module)])
-    command = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", f"{inside} & wait"]
-
-    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "True"]
-
-
 def test_a_pattern_finds_programs_scripts_and_command_lines(functions, start):
     dump = start("pgdump_of_test", "--password=hunter2", "customers")
 
@@ -100,8 +77,21 @@ def test_a_job_is_found_by_what_it_runs_under_and_by_its_user(functions, start):
     assert found(functions, {"under": "no-such-daemon", "match": "under_of_*"}) == []
     assert found(functions, {"match": "under_of_*", "user": user}) == [job.pid]
     assert found(functions, {"match": "under_of_*", "user": "nobody"}) == []
-    with pytest.raises(SaltInvocationError, match="no user 'somebody-else'"):
-        found(functions, {"match": "under_of_*", "user": "somebody-else"})
+
+
+def test_a_mere_fork_of_a_program_does_not_run_under_it(functions, tmp_path):
+    """As cron: it forks, and the fork starts the job."""
+    program = tmp_path / "cron_of_test"
+    program.write_text("#!/bin/sh\n(sleep 7777; true) & wait\n")
+    program.chmod(0o755)
+    daemon = process.start([program], tmp_path / "log")
+    try:
+        until(lambda: psutil.Process(daemon.pid).children(recursive=True)[1:], what="the job to run")
+        fork, job = psutil.Process(daemon.pid).children(recursive=True)
+        assert (fork.name(), job.name()) == ("cron_of_test", "sleep")
+        assert found(functions, {"under": "cron_of_test"}) == [job.pid]
+    finally:
+        process.end(daemon)
 
 
 def test_a_script_is_found_by_its_name_behind_options_of_its_interpreter(functions, tmp_path):
@@ -125,74 +115,31 @@ def test_a_program_whose_first_thread_has_ended_is_still_found(functions, tmp_pa
         process.end(job)
 
 
-# As a container's root, and as another user (who needs to read this Python, wherever it is).
-LESS = [
-    "--bounding-set=-sys_ptrace",
-    "--reuid=65534 --inh-caps=+dac_override --ambient-caps=+dac_override",
-]
-
-
-@pytest.mark.parametrize("rights", [*LESS, "--bounding-set=+all"])
-def test_a_proc_that_hides_others_is_unknown_and_not_idle(tmp_path, rights):
-    """In a namespace of its own, with a /proc of its own: the machine's is left alone."""
-    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["sleep"]}, "scrapyd": []}
-    ask = minion.command(tmp_path, busy)
-    inside = f"mount -t proc -o hidepid=2 proc /proc && setpriv {rights} sh -c {shlex.quote(ask)}"
-    command = ["unshare", "--pid", "--fork", "--mount", "--kill-child", "sh", "-c", inside]
-
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
-
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout.splitlines()[-1])
-    assert answer["idle"] is (rights not in LESS)
-    assert {one["probe"] for one in answer["unknowns"]} == (set(busy) if rights in LESS else set())
-    assert all("hidepid" in one["why"] for one in answer["unknowns"])
-
-
-def test_other_systems_than_linux_are_unknown_and_not_idle(checkout, tmp_path, monkeypatch):
-    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["x"]}, "scrapyd": []}
-    check = minion.functions(checkout, tmp_path, busy)["busy.check"]
-    monkeypatch.setattr(sys, "platform", "freebsd14")
-
-    answer = check()
-
-    assert {one["probe"] for one in answer["unknowns"]} == set(busy)
-    assert {one["why"] for one in answer["unknowns"]} == {"whose processes run is known on Linux only"}
-
-
-def test_a_minion_without_psutil_is_unknown_and_says_what_is_missing(checkout, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "psutil", None)
-    busy = {"tmux": {}, "screen": {}, "processes": {"patterns": ["x"]}, "scrapyd": {}, "who": {}}
-
-    answer = minion.functions(checkout, tmp_path, busy)["busy.check"]()
-
-    assert answer["idle"] is False
-    assert {one["probe"] for one in answer["unknowns"]} == set(busy)
-    assert all("psutil" in one["why"] for one in answer["unknowns"])
-
-
 def test_the_minion_itself_is_no_blocker(functions):
     assert psutil.Process().pid not in found(functions, "*")
 
 
 @pytest.mark.parametrize(
-    "patterns",
-    [None, [], "rsync", [3], [{}], [{"macht": "x"}], [{"older_than": 3}], [{"match": "x", "older_than": "x"}]],
+    ("patterns", "why"),
+    [
+        (None, "patterns: a list"),
+        ([], "patterns: a list"),
+        ("rsync", "patterns: a list"),
+        ([3], "patterns.0: 3 is neither text nor a mapping"),
+        (["rsync", {}], "patterns.1: would match every process"),
+        ([{"older_than": 3}], "patterns.0: would match every process"),
+        ([{"macht": "x"}], "patterns.0.macht: no such key"),
+        ([{"match": "x", "older_than": "x"}], "patterns.0.older_than: 'x' is not a duration"),
+        ([{"match": 3}], "patterns.0.match: must be text"),
+        ([""], "patterns.0.match: is empty"),
+        ([{"match": "x", "under": " "}], "patterns.0.under: is empty"),
+        ([{"match": "x", "user": ""}], "patterns.0.user: is empty"),
+        ([{"user": "somebody-else"}], "patterns.0.user: there is no user 'somebody-else'"),
+    ],
 )
-def test_a_malformed_pattern_is_named(functions, patterns):
-    with pytest.raises(SaltInvocationError, match=r"pattern|duration"):
+def test_a_malformed_pattern_is_named(functions, patterns, why):
+    with pytest.raises(SaltInvocationError, match=f"^{why}"):
         functions["processes.probe"](patterns)
-
-
-@pytest.mark.parametrize(("text", "value"), [("90s", 90), (5, 5), ("15m", 900), ("1.5h", 5400), ("2 d", 172800)])
-def test_durations(functions, text, value):
-    assert functions["processes.seconds"](text) == value
-
-
-@pytest.mark.parametrize("text", ["", "1x", "-1", None, True, "h", "1h30m", "٣"])
-def test_no_other_text_is_a_duration(functions, text):
-    with pytest.raises(SaltInvocationError):
-        functions["processes.seconds"](text)
 
 
 def test_people_who_are_logged_in_are_information_unless_they_are_to_block(functions):

@@ -141,7 +141,7 @@ def test_redmine_can_be_down(redmine):
     assert redmine.text(page) == "one"
 
 
-def test_scrapyd_runs_a_deployed_spider_until_told_to_stop(scrapyd):
+def test_scrapyd_runs_a_deployed_spider_until_it_is_ended(scrapyd):
     job = scrapyd.running(scrapyd.schedule(note="Started by Ana"))
     assert "note=Started by Ana" in psutil.Process(job["pid"]).cmdline()
     assert scrapyd.status()["running"] == 1

@@ -1,10 +1,12 @@
-"""A real Scrapyd with a really deployed (egg) project, whose spider runs until it is told to stop."""
+"""A real Scrapyd with a really deployed (egg) project, whose spider runs until it is cancelled or killed."""
 
 import base64
+import contextlib
 import io
 import json
 import os
 import pathlib
+import signal
 import sys
 import urllib.parse
 import urllib.request
@@ -17,16 +19,13 @@ CHECKOUT = pathlib.Path(__file__).resolve().parents[2]
 PROJECT = "kingfisher"
 WAITS = "The engine is up and waits"
 SPIDER = '''
-import pathlib
-
 import scrapy
 from scrapy import signals
 from scrapy.exceptions import DontCloseSpider
-from twisted.internet import task
 
 
 class Waiting(scrapy.Spider):
-    """Runs until the file STOP exists, or until it is cancelled."""
+    """Runs until it is cancelled or killed."""
 
     name = "%(name)s"
 
@@ -34,7 +33,6 @@ class Waiting(scrapy.Spider):
     def from_crawler(cls, crawler, *args, **kwargs):
         spider = super().from_crawler(crawler, *args, **kwargs)
         crawler.signals.connect(spider.wait, signals.spider_idle)
-        crawler.signals.connect(spider.watch, signals.spider_opened)
         return spider
 
     async def start(self):
@@ -44,26 +42,13 @@ class Waiting(scrapy.Spider):
     def start_requests(self):  # before Scrapy 2.13
         return []
 
-    def stopped(self):
-        return pathlib.Path(%(stop)r).exists()
-
-    def watch(self):
-        self.loop = task.LoopingCall(self.look)
-        self.loop.start(0.1)
-
-    def look(self):
-        if self.stopped():
-            self.loop.stop()
-            self.crawler.engine.close_spider(self, "told to stop")
-
     def wait(self):
-        if not self.stopped():
-            self.logger.info("%(waits)s")
-            raise DontCloseSpider
+        self.logger.info("%(waits)s")
+        raise DontCloseSpider
 '''
 
 
-def egg(stop, spiders=("collect",)):
+def egg(spiders=("collect",)):
     """The project as an egg, as scrapyd-deploy would upload it."""
     files = {
         "crawls/__init__.py": "",
@@ -74,7 +59,7 @@ def egg(stop, spiders=("collect",)):
         "EGG-INFO/top_level.txt": "crawls\n",
     }
     for name in spiders:
-        files[f"crawls/spiders/{name}.py"] = SPIDER % {"name": name, "stop": str(stop), "waits": WAITS}
+        files[f"crawls/spiders/{name}.py"] = SPIDER % {"name": name, "waits": WAITS}
     archive = io.BytesIO()
     with zipfile.ZipFile(archive, "w") as egg_file:
         for name, text in files.items():
@@ -98,7 +83,6 @@ class Scrapyd:
             assert self.program.exists(), f"Scrapyd {version} is not installed: run script/test once"
         self.folder = pathlib.Path(folder)
         self.username, self.password = username, password
-        self.stop_file = self.folder / "STOP"
         self.log = self.folder / "scrapyd.log"
         self.port = process.free_port()
         self.url = f"http://127.0.0.1:{self.port}"
@@ -167,7 +151,7 @@ class Scrapyd:
             for name, more, value in (
                 ("project", "", PROJECT.encode()),
                 ("version", "", b"1"),
-                ("egg", '; filename="crawls.egg"', egg(self.stop_file)),
+                ("egg", '; filename="crawls.egg"', egg()),
             )
         )
         body = parts + f"--{border}--\r\n".encode()
@@ -205,16 +189,21 @@ class Scrapyd:
         return self.request("cancel.json", {"project": PROJECT, "job": job})
 
     def finish(self, timeout=180):
-        """End all jobs, running and pending, and wait until Scrapyd is idle."""
-        self.stop_file.touch()
-        try:
-            wait.until(self._idle, timeout, "Scrapyd to be idle")
-        finally:
-            self.stop_file.unlink()
+        """Take back all pending jobs, kill all running ones, and wait until Scrapyd is idle."""
 
-    def _idle(self):
-        status = self.status()
-        return status["running"] == status["pending"] == 0
+        def idle():
+            status = self.status()
+            if status["running"] == status["pending"] == 0:
+                return True
+            jobs = self.jobs()
+            for job in jobs["pending"]:
+                self.request("cancel.json", {"project": PROJECT, "job": job["id"]})
+            for job in jobs["running"]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(job["pid"], signal.SIGKILL)
+            return False
+
+        wait.until(idle, timeout, "Scrapyd to be idle")
 
     def orphan(self):
         """Leave one running spider behind, as a crash of Scrapyd does: the pid of the spider; Scrapyd is up again."""

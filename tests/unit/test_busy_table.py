@@ -30,7 +30,7 @@ def test_a_minions_answer_says_since_when_what_whose_and_whom_to_ask():
     assert text.splitlines()[:4] == [
         "docs: idle (no checks configured)",
         "kf: busy",
-        "  1 day       tmux      ocdskfs      ana-load: python manage.py",
+        "  26 hours    tmux      ocdskfs      ana-load: python manage.py",
         "                                     ask: ana-load (ocdskfs)",
     ]
     assert "  unknown     scrapyd   -            refused" in text
@@ -73,7 +73,17 @@ def test_the_runners_answer_adds_the_silent_and_the_lines_to_paste():
 
 @pytest.mark.parametrize(
     ("seconds", "words"),
-    [(None, "?"), (0, "0 s"), (59, "59 s"), (60, "1 minute"), (7199, "1 hour"), (7200, "2 hours"), (200000, "2 days")],
+    [
+        (None, "?"),
+        (0, "0 s"),
+        (59, "59 s"),
+        (60, "1 minute"),
+        (90, "90 s"),
+        (7199, "119 minutes"),
+        (7200, "2 hours"),
+        (86400, "1 day"),
+        (200000, "2 days"),
+    ],
 )
 def test_ages_are_words(seconds, words):
     assert table._age(seconds) == words
