@@ -91,10 +91,27 @@ find_python() {
     return 1
 }
 
-# python_env FOLDER REQUIREMENTS: a virtual environment with these requirements, made again when they have changed.
+# other_pythons: of the versions that setup.cfg declares, the oldest and the newest that run here and are not that of .venv, one
+# a line. Those of pyenv count too: its python3.N on the PATH runs only where somebody has chosen that version.
+other_pythons() {
+    local minor python found=()
+    for minor in $(sed -n 's/.*:: Python :: 3\.\([0-9][0-9]*\)$/\1/p' setup.cfg); do
+        ! .venv/bin/python -c "import sys; sys.exit(sys.version_info[1] != $minor)" || continue
+        for python in "python3.$minor" "${PYENV_ROOT:-$HOME/.pyenv}"/versions/"3.$minor".*/bin/python; do
+            if "$python" -c "import ensurepip, sys, venv; sys.exit(sys.version_info[1] != $minor)" 2>/dev/null; then
+                found+=("$python")
+                break
+            fi
+        done
+    done
+    [ ${#found[@]} -gt 0 ] || return 0
+    printf '%s\n' "${found[0]}" "${found[@]: -1}" | uniq
+}
+
+# python_env FOLDER REQUIREMENTS [PYTHON]: a virtual environment with these requirements, made again when they have changed.
 python_env() {
-    local folder=$1 requirements=$2 python wanted
-    find_python || return
+    local folder=$1 requirements=$2 python=${3:-} wanted
+    [ -n "$python" ] || find_python || return
     wanted=$({
         "$python" -VV
         cat "$(dirname "$requirements")"/requirements-common.txt "$requirements" 2>/dev/null || :

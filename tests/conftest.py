@@ -6,6 +6,7 @@ import signal
 
 import pytest
 
+from tests.support.imports import comes_to_salt, functions_with_salt
 from tests.support.proxy import FaultProxy
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
@@ -120,12 +121,26 @@ def postgres():
         server.stop()
 
 
+#: The fixtures that start a service. What is found on it does not depend on Salt's version.
+SERVICES = {"redmine", "scrapyd_factory", "users", "postgres"}
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Mark what stands on the running master, so that ``script/test`` can run it beside everything else."""
+    """
+    Set the marks by which ``script/test`` chooses.
+
+    cluster
+        The test stands on the running master.
+    salt
+        The test comes to Salt, and needs nothing but that: it is worth a run with another Salt.
+    """
     for item in items:
-        if "_cluster" in item.fixturenames:
+        fixtures = set(item.fixturenames)
+        if "_cluster" in fixtures:
             item.add_marker("cluster")
+        if not fixtures & SERVICES and (comes_to_salt(item.path) or fixtures & functions_with_salt(__file__)):
+            item.add_marker("salt")
 
 
 def pytest_configure():
@@ -142,6 +157,7 @@ def pytest_sessionstart(session):
     server = session.config.pluginmanager.get_plugin("saltfactories-log-server")
     if server is not None:
         server.log_host = "127.0.0.1"
+        server.log_level = "warning"  # by default, every process of Salt's sends all that it has to say for debugging
 
 
 def pytest_unconfigure():

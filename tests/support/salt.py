@@ -200,6 +200,17 @@ def states(result):
     return sorted(rows, key=lambda row: row.get("__run_num__", 0))
 
 
+#: Of a minion that finds its master again soon, and that does little when it has nothing to do.
+MINION = {
+    "master": "127.0.0.1",
+    "recon_default": 200,
+    "recon_max": 1000,
+    "random_reauth_delay": 1,
+    "loop_interval": 0.5,
+    "log_level_logfile": "info",
+}
+
+
 class Cluster(Config):
     """
     A running master and its minions.
@@ -247,7 +258,7 @@ class Cluster(Config):
             Give it this checkout's modules. One with ``module_dirs`` has them already.
         """
         if minion_id not in self.minions:
-            daemon = self.master.salt_minion_daemon(minion_id, overrides={"master": "127.0.0.1", **options})
+            daemon = self.master.salt_minion_daemon(minion_id, overrides={**MINION, **options})
             daemon.start(start_timeout=240)
             self.minions[minion_id] = daemon
             if sync:
@@ -298,7 +309,7 @@ class Cluster(Config):
 
     def idle_minion(self, minion_id, **options):
         """The configuration of a minion that runs no daemon, for its ``salt-call``; the master has ``auto_accept``."""
-        daemon = self.master.salt_minion_daemon(minion_id, overrides={"master": "127.0.0.1", **options})
+        daemon = self.master.salt_minion_daemon(minion_id, overrides={**MINION, **options})
         return Config(daemon.config_dir)
 
     @contextlib.contextmanager

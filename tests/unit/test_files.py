@@ -1,5 +1,6 @@
 """Files under the cache directory: the lock keeps others out, and no reader and no failure ever meets half a file."""
 
+import contextlib
 import multiprocessing
 import os
 import resource
@@ -54,19 +55,25 @@ def test_a_file_that_cannot_be_read_is_an_empty_dictionary(path):
     assert files.read_json(path) == {}
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file of this process can grow beyond 10 kB; Python ignores the signal for that, and the write fails."""
+    """
+    No file of this process can grow beyond 10 kB; Python ignores the signal for that, and the write fails.
+
+    Inside the test alone: pytest's own output may be a longer file.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def test_a_full_disk_leaves_the_old_file_and_no_other(path, full_disk):
+def test_a_full_disk_leaves_the_old_file_and_no_other(path):
     files.replace_json(path, {"old": True})
 
-    with pytest.raises(OSError):
+    with pytest.raises(OSError), full_disk():
         files.replace_json(path, LONG)
     assert files.read_json(path) == {"old": True}
     assert list(path.parent.iterdir()) == [path]
