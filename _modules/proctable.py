@@ -37,8 +37,8 @@ SHELLS = {"ash", "bash", "csh", "dash", "fish", "ksh", "ksh93", "mksh", "rbash",
 BETWEEN = {"doas", "login", "su", "sudo", "sudo-rs", "tmux: client"}
 AGENTS = {"dbus-daemon", "dbus-launch", "gpg-agent", "ssh-agent"}
 # At most so many more looks, if shells seem idle; and the pause before each, in seconds. Without a pause, a look may
-# take less than 1 ms, and a virtual machine may stand still for longer: 8 of 27,444 answers about four loops missed one.
-# With 5 or 10 ms, none of 12,399 did.
+# take less than 1 ms, and a virtual machine may stand still for longer: 8 of 27,444 answers missed one of four loops.
+# With a pause of 5 or 10 ms, none of 12,399 did.
 LOOKS = 4
 PAUSE = 0.01
 CAP_SYS_PTRACE = 19
