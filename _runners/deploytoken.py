@@ -179,13 +179,18 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
     Returns what :py:func:`acquire` returns except ``taken``, and ``displaced`` (the ended hold) and ``entry``.
     Fails with ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
     """
+    from saltext.deploytoken.gate import live
+
     reason = values.text(reason, "reason")
     if (ref is None) == (held_by is None):
         raise errors.Invalid(
             "ref: name the hold to end, as `salt-run deploytoken.status` shows it: ref=…, or held_by=… if it has none"
         )
+    held_by = None if held_by is None else values.text(held_by, "held_by")
     with _token() as token:
-        return token.take_over(reason, ref, None if held_by is None else values.text(held_by, "held_by"), _name(name))
+        answer = token.take_over(reason, ref, held_by, _name(name))
+    live.forget(__opts__["cachedir"])
+    return answer
 
 
 @cli.command

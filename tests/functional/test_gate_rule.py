@@ -375,3 +375,18 @@ def test_many_gates_at_once_ask_a_dead_wiki_once(options, tmp_path, monkeypatch)
         answers = pool.starmap(_ask, [(opts, number) for number in range(40)])
     assert answers == [{"error": "the wiki is away"}] * 40
     assert len(asked.read_text()) == 1
+
+
+def test_a_hold_that_ends_on_this_master_is_over_for_its_gates_at_once(loaders, tmp_path):
+    salt = loaders(deploytoken={"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"})
+    salt.runners["deploytoken.init"]()
+
+    def held_by():
+        return live.answer(salt.opts, "web", {})["held_by"]
+
+    salt.runners["deploytoken.acquire"](reason="upgrade", ref=REF)
+    assert held_by() == "Alice"
+    taken = salt.runners["deploytoken.takeover"](ref=REF, reason="the site is down", name="Bob")
+    assert held_by() == "Bob"
+    salt.runners["deploytoken.release"](summary="done", ref=taken["ref"])
+    assert held_by() is None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from saltext.deploytoken import page
-from saltext.deploytoken.gate import glass
+from saltext.deploytoken.gate import glass, live
 from saltext.deploytoken.token import Token
 
 
@@ -35,6 +35,7 @@ def release(
     broken = glass.pending(cachedir)
     reports = glass.notes(broken)
     answer = token.release(summary, ref, name, [*notes, *(("glass", report) for report in reports)])
+    live.forget(cachedir)
     # An entry that stood already was written without them.
     if all(page.inert(report) in (answer["entry"] or "") for report in reports):
         glass.forget(cachedir, broken)

@@ -10,6 +10,7 @@ wait. An error is an answer too. So a dead wiki is waited for once, not a hundre
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import logging
@@ -23,7 +24,7 @@ from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
 
-#: Others may use an answer for so many seconds. A token that is taken over closes the gate within this time.
+#: Others may use an answer for so many seconds. A token that is taken over elsewhere closes the gate within this time.
 MAX_AGE = 3
 #: Asking the wiki takes at most so many seconds, whatever the wiki does.
 TIMEOUT = 5
@@ -46,6 +47,17 @@ def answer(opts: Mapping[str, Any], minion_id: str, question: Mapping[str, Any])
     external pillar would disturb more than the gate.
     """
     return _or_error(lambda: _answer(opts, minion_id, question))
+
+
+def forget(cachedir: str) -> None:
+    """
+    Drop the last answer: the token has just changed hands here, and the next gate asks the wiki.
+
+    Without this, gates would refuse for up to :data:`MAX_AGE` seconds in the name of the last holder. Other masters
+    find out when their own answer is too old.
+    """
+    with contextlib.suppress(OSError):
+        (files.folder(cachedir) / "live.json").unlink()
 
 
 def _or_error(find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
