@@ -42,3 +42,17 @@ def test_each_step_requires_the_one_before_and_none_can_skip_the_cleanup(compile
 
 def test_in_a_test_no_step_waits_for_another(compiled):
     assert not any("require" in low for low in compiled({**REQUEST, "test": True}))
+
+
+def test_no_step_goes_through_the_client_of_runners(loaders, monkeypatch, tmp_path):
+    """It fires two events for each call, and waits a second for each where no master runs (3008.3)."""
+    monkeypatch.setattr("salt.runner.RunnerClient.__init__", lambda *_: pytest.fail("a step made a client of runners"))
+    configured = {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"}
+    asked = {"deploytoken": {"target": "nobody*", "reason": "upgrade"}}
+    salt = loaders(deploytoken=configured, pillar=asked)
+    salt.runners["deploytoken.init"]()
+    found = {step: salt.states[f"deploytoken.{step}"](step) for step, _ in PROCEDURE.values() if step != "reported"}
+    # Each says for itself why there is nothing to do.
+    assert found["idle"]["comment"].startswith("The target 'nobody*' matches no minion")
+    assert found["held"]["comment"].startswith("Alice holds the deploy token")
+    assert found["released"]["result"] is True
