@@ -246,6 +246,18 @@ def test_a_release_that_fails_says_how_to_release(rehearse, monkeypatch):
     assert f"salt-run deploytoken.release ref={deploy.record.ref}" in told
 
 
+@pytest.mark.parametrize("signal", [KeyboardInterrupt(), SystemExit(0)], ids=repr)
+def test_an_interrupted_release_says_that_the_token_may_be_held_and_how_to_release_it(rehearse, monkeypatch, signal):
+    def interrupted(*_args, **_kwargs):
+        raise signal
+
+    deploy = rehearse()
+    monkeypatch.setattr("saltext.deploytoken.token.Token.release", interrupted)
+    told = kept(deploy)
+    assert f"The deploy token may still be held (ref {deploy.record.ref}): Interrupted; `salt-run" in told
+    assert f"salt-run deploytoken.release ref={deploy.record.ref}" in told
+
+
 def test_a_hold_that_turns_out_to_be_over_is_not_said_to_be_held(rehearse):
     deploy = rehearse()
     deploy.run(until="released")

@@ -27,6 +27,8 @@ from saltext.deploytoken.token import Token, claim
 
 log = logging.getLogger(__name__)
 
+INTERRUPTED = "Interrupted; `salt-run deploytoken.status` tells who holds the token"
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
@@ -73,7 +75,7 @@ class Deploy:
             outcome = Outcome(False, str(error), reason=error.reason)
         except (KeyboardInterrupt, SystemExit):
             # Ctrl-C and SIGTERM: salt-run's handlers raise SystemExit(0), which would skip the cleanup.
-            outcome = Outcome(False, "Interrupted", reason=errors.Interrupted.reason)
+            outcome = Outcome(False, INTERRUPTED, reason=errors.Interrupted.reason)
         except Exception as error:
             log.exception("The step %s failed", step)
             what = f"{type(error).__name__}: {text.last_line(error) or 'no message'}"
@@ -370,8 +372,12 @@ class Deploy:
         except errors.NotYours as error:
             return self._hold_ended(str(error), left=bool(end.trouble))
         except errors.Error as error:
-            # A release that was interrupted, or is in doubt, may have been one.
+            # A release that is in doubt may have been one.
             return self._kept(f"The deploy token may still be held (ref {found.ref}): {error}", end, error.reason)
+        except (KeyboardInterrupt, SystemExit):
+            # So may one that was interrupted: the signal comes once the write has ended.
+            words = f"The deploy token may still be held (ref {found.ref}): {INTERRUPTED}"
+            return self._kept(words, end, errors.Interrupted.reason)
         found.held, found.entry = False, answer["entry"]
         changes = {"held_by": {"old": found.ref, "new": answer["held_by"]}, "entry": answer["entry"]}
         return Outcome(True, f"Released. The History says: {answer['entry']}", changes)
