@@ -59,23 +59,23 @@ def requested(name):
     return _carry_out("requested", name)
 
 
-def updated(name):
+def fetched(name):
     """
-    Bring every configured repository up to date, or none of them.
+    Look at every configured repository, and fetch. Refuse what a person would stop at; move nothing.
 
     .. code-block:: yaml
 
         repositories:
-          deploytoken.updated: []
+          deploytoken.fetched: []
 
     name
         For people; nothing depends on it.
 
-    See the runner :py:func:`deployrepos.update <saltext.deploytoken.runners.deployrepos.update>` for what this does,
-    and what it refuses. Changes are, by repository, the ``old`` and ``new`` commit and the ``subjects`` of the commits
-    that came in. In a test, it fetches, and says what is behind.
+    See the runner :py:func:`deployrepos.status <saltext.deploytoken.runners.deployrepos.status>` for what it refuses.
+    There are never changes. The return has ``plan``: by repository, the commit that is served now (``old``), the one
+    that a deploy would bring (``new``), and the ``subjects`` of the commits between them.
     """
-    return _carry_out("updated", name)
+    return _carry_out("fetched", name)
 
 
 def idle(name):
@@ -113,6 +113,25 @@ def held(name):
     somebody else.
     """
     return _carry_out("held", name)
+
+
+def updated(name):
+    """
+    Bring every configured repository up to date, or none of them, and have Salt serve what they have.
+
+    .. code-block:: yaml
+
+        update:
+          deploytoken.updated: []
+
+    name
+        For people; nothing depends on it.
+
+    See the runner :py:func:`deployrepos.update <saltext.deploytoken.runners.deployrepos.update>` for what this does,
+    and what it refuses. The minions' modules and pillar are renewed as well. Changes are, by repository, the ``old``
+    and ``new`` commit and the ``subjects`` of the commits that came in. In a test, it says what would come in.
+    """
+    return _carry_out("updated", name)
 
 
 def noted(name):

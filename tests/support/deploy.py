@@ -11,7 +11,19 @@ from tests.support.salt import Config, Result, states
 from tests.support.wait import until
 
 #: Its steps, in order.
-STEPS = ["request", "repositories", "idle", "token", "still idle", "boots", "deploy", "reboots", "cleanup", "report"]
+STEPS = [
+    "request",
+    "repositories",
+    "idle",
+    "token",
+    "update",
+    "still idle",
+    "boots",
+    "deploy",
+    "reboots",
+    "cleanup",
+    "report",
+]
 REASON = "upgrade PostgreSQL"
 BOTH = {"target": "docs,kingfisher-main", "target_type": "list"}
 

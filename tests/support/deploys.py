@@ -7,7 +7,7 @@ from tests.support.machines import Scripted
 from tests.support.places import SqlitePlace
 
 #: The functions of the steps, in the order of deploy.sls.
-STEPS = ["requested", "updated", "idle", "held", "idle", "noted", "applied", "rebooted", "released"]
+STEPS = ["requested", "fetched", "idle", "held", "updated", "idle", "noted", "applied", "rebooted", "released"]
 
 
 class Rehearsal:

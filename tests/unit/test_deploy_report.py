@@ -192,7 +192,9 @@ def test_a_page_that_nobody_reads_any_more_is_no_failure(state, monkeypatch):
     assert ret["result"] is True
 
 
-@pytest.mark.parametrize("step", ["updated", "idle", "held", "noted", "applied", "rebooted", "released", "reported"])
+@pytest.mark.parametrize(
+    "step", ["fetched", "idle", "held", "updated", "noted", "applied", "rebooted", "released", "reported"]
+)
 def test_a_step_of_an_orchestration_without_a_request_says_what_is_missing(state, step):
     state.__context__ = {}
     ret = getattr(state, step)("step")

@@ -39,7 +39,7 @@ def test_what_goes_on_is_told_under_the_name_of_each_state(rehearse):
     deploy = rehearse()
     deploy.machines.returns["b"] = {"ret": states(False, comment="port 80 is in use"), "retcode": 2}
     deploy.run()
-    assert deploy.told[:4] == ["requested …", "requested: done", "updated …", "updated: done"]
+    assert deploy.told[:4] == ["requested …", "requested: done", "fetched …", "fetched: done"]
     assert "a: done in 0 s, no changes" in deploy.told
     assert "applied: 1 of 2 minions failed: b: nginx: port 80 is in use" in deploy.told
 
@@ -160,7 +160,7 @@ def test_in_a_test_every_step_says_what_it_would_do_and_nothing_is_written(rehea
     for step in STEPS:
         deploy.step(step)
     assert {name: ret["result"] for name, ret in deploy.returns.items()} == {
-        **dict.fromkeys(["requested", "updated", "idle", "noted"], True),
+        **dict.fromkeys(["requested", "fetched", "idle", "updated", "noted"], True),
         **dict.fromkeys(["held", "applied", "rebooted", "released"], None),
     }
     assert deploy.returns["held"]["comment"] == "Alice would acquire the deploy token"

@@ -56,3 +56,8 @@ def span(seconds: float) -> str:
 def join_reasons(reasons: Mapping[str, str]) -> str:
     """Return ``web1 did not answer; web2 is down`` for ``{id: why}``."""
     return "; ".join(f"{name} {why}" for name, why in sorted(reasons.items()))
+
+
+def short(commit: str) -> str:
+    """Return as much of a commit's ID as people read."""
+    return commit[:8]

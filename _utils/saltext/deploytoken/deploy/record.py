@@ -58,6 +58,10 @@ class Record:
         Nothing is changed; all of it is only looked at.
     ref
         The ref under which it runs. ``held`` says whether the token is held under it.
+    plan
+        What the update of the repositories would bring, by name: ``old``, ``new`` (commits) and ``subjects``.
+    commits
+        The commits that are deployed, by repository.
     expected, boots
         The machines that the last busy check found, and the boot IDs that came with their answers.
     consents
@@ -77,6 +81,8 @@ class Record:
     ref: str
     request: Request | None = None
     held: bool = False
+    plan: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    commits: dict[str, str] = dataclasses.field(default_factory=dict)
     expected: list[str] = dataclasses.field(default_factory=list)
     boots: dict[str, Any] = dataclasses.field(default_factory=dict)
     consents: dict[str, tuple[str, Blocker]] = dataclasses.field(default_factory=dict)

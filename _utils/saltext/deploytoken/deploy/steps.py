@@ -103,23 +103,15 @@ class Deploy:
         target = checked.target if isinstance(checked.target, str) else ", ".join(checked.target)
         return Outcome(True, f"{target}: {checked.reason}")
 
-    def updated(self) -> Outcome:
-        """Bring every configured repository up to date, or none of them."""
-        test = self.record.test
-        look = repositories.status if test else repositories.update
-        try:
-            answer = look(self._config.repositories, self._functions)
-        finally:
-            if not test and self._config.repositories:
-                serving.forget_file_lists(self._opts)
+    def fetched(self) -> Outcome:
+        """Look at every configured repository, and fetch; nothing moves before the token is held."""
+        answer = repositories.status(self._config.repositories, self._functions)
         found = answer["repositories"]
+        self.record.plan = plan = {name: change for name, item in found.items() if (change := _change(item, "target"))}
         if not found:
             return Outcome(True, answer["message"])
-        changes = {name: change for name, item in found.items() if (change := _change(item, test))}
-        if not changes:
-            return Outcome(True, f"Up to date: {', '.join(found)}")
-        names = ", ".join(changes)
-        return Outcome(None if test else True, f"{'Would be updated' if test else 'Updated'}: {names}", changes)
+        comment = f"To be updated: {_moves(plan)}" if plan else f"Up to date: {', '.join(found)}"
+        return Outcome(True, comment, data={"plan": plan})
 
     def idle(self) -> Outcome:
         """Ask whether the machines are idle, or somebody agreed to what is interrupted."""
@@ -172,6 +164,25 @@ class Deploy:
         # Only a free token can be taken.
         changes = {"held_by": {"old": None, "new": answer["held_by"]}, "ref": ref} if answer["taken"] else {}
         return Outcome(True, comment, changes, data={"ref": ref})
+
+    def updated(self) -> Outcome:
+        """Bring every configured repository up to date, or none of them, and have Salt serve what they have."""
+        found = self.record
+        if found.test:
+            comment = f"Would be updated: {_moves(found.plan)}" if found.plan else "Nothing would be updated"
+            return Outcome(None if found.plan else True, comment, found.plan)
+        try:
+            answer = repositories.update(self._config.repositories, self._functions)
+        finally:
+            if self._config.repositories:
+                serving.forget_file_lists(self._opts)
+        items = answer["repositories"]
+        found.commits = {name: item["after"] for name, item in items.items()}
+        changes = {name: change for name, item in items.items() if (change := _change(item, "after"))}
+        if not items:
+            return Outcome(True, answer["message"])
+        comment = f"Updated: {_moves(changes)}" if changes else f"Up to date: {', '.join(items)}"
+        return Outcome(True, comment, changes)
 
     def noted(self) -> Outcome:
         """Note the boot ID of every machine, and settle which are to be rebooted."""
@@ -368,6 +379,7 @@ class Deploy:
                     found.ref,
                     rebooted=rebooted,
                     consent=consent or None,
+                    commits=found.commits if end.began else None,
                 )
         except errors.NotYours as error:
             return self._hold_ended(str(error), left=bool(end.trouble))
@@ -417,16 +429,16 @@ def _say(words: str) -> None:
     print(f"\n{words}", file=sys.stderr, flush=True)
 
 
-def _change(item: Mapping[str, Any], test: bool) -> dict[str, Any]:
-    """What an update changes, or would change, in one repository; empty if nothing."""
-    if test:
-        change = {"behind": item["behind"]} if item["behind"] or "on_branch" in item else {}
-    else:
-        moved = item["before"] != item["after"] or "was_on_branch" in item
-        change = {"old": item["before"], "new": item["after"]} if moved else {}
-    if change:
-        change["subjects"] = item["subjects"]
-        branch = item.get("on_branch" if test else "was_on_branch")
-        if branch:
-            change["branch"] = {"old": branch, "new": item["branch"]}
-    return change
+def _change(item: Mapping[str, Any], new: str) -> dict[str, Any]:
+    """How one repository moved, or would, to the commit under the key ``new``; empty if not at all."""
+    was, branch = item.get("was_on_branch") or item.get("on_branch"), item["branch"]
+    if item["before"] == item[new] and not was:
+        return {}
+    change = {"old": item["before"], "new": item[new], "subjects": item["subjects"]}
+    return {**change, "branch": {"old": was, "new": branch}} if was else change
+
+
+def _moves(changes: Mapping[str, Mapping[str, Any]]) -> str:
+    return ", ".join(
+        f"{name} ({text.short(change['old'])} to {text.short(change['new'])})" for name, change in changes.items()
+    )
