@@ -19,7 +19,6 @@ These states are for the master (``salt-run state.orchestrate``). Minions do not
 
 import contextlib
 import copy
-import sys
 
 try:
     from saltext.deploytoken import cli
@@ -225,19 +224,28 @@ def reported(name):
     name
         For people; nothing depends on it.
 
-    It changes nothing, and never fails: the step that failed does, and with it the orchestration. Where
-    ``state_output`` is not ``full``, Salt leaves out comments, so the page is printed on standard error then.
+    It changes nothing, and never fails: the step that failed does, and with it the orchestration. Where Salt would not
+    show its comment, it is printed on standard output, unless that is for a program (``--out=json``).
     """
     deploy = __context__.get(_DEPLOY)
     if deploy is None:
         return _without_request(name)
     page = deploy.report(copy.deepcopy(dict(__running__)))  # frozen, and a copy of it is not
-    # `salt-run --quiet` shows no comment at all.
-    if __opts__.get("quiet") or not str(__opts__.get("state_output", "full")).startswith("full"):
+    if not _shown_by_salt():
         with contextlib.suppress(OSError):  # nobody may be there any more
-            print(f"\n{page}\n", file=sys.stderr, flush=True)
+            print(f"\n{page}\n", flush=True)
     # A failure here would have the page shown twice: Salt logs the comments of failures as well.
     return {"name": name, "result": None if deploy.record.test else True, "comment": page, "changes": {}}
+
+
+def _shown_by_salt():
+    """Whether Salt shows the comment of a state that succeeded and changed nothing (salt/output/highstate.py, 3008.3)."""
+    if __opts__.get("quiet"):
+        return False
+    if __opts__.get("output") not in (None, "highstate"):
+        return True  # all data
+    hidden = __opts__.get("state_output_diff") or not __opts__.get("state_verbose", True)
+    return not hidden and str(__opts__.get("state_output", "full")).lower().startswith("full")
 
 
 def _carry_out(step, name):

@@ -153,24 +153,27 @@ def state(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "on_stderr"), [(None, False), ("full", False), ("full_id", False), ("changes", True)]
+    ("options", "printed"),
+    [
+        ({}, False),
+        ({"state_output": "full_id"}, False),
+        ({"state_output": "changes"}, True),
+        ({"state_verbose": False}, True),
+        ({"state_output_diff": True}, True),
+        ({"quiet": True}, True),
+        ({"state_verbose": False, "output": "json"}, False),
+    ],
+    ids=str,
 )
-def test_the_page_is_shown_once_and_hides_no_failure(state, capsys, mode, on_stderr):
-    if mode:
-        state.__opts__["state_output"] = mode
+def test_the_page_is_shown_once_and_hides_no_failure(state, capsys, options, printed):
+    state.__opts__.update(options)
     capsys.readouterr()
     ret = state.reported("report")
     assert ret["comment"].startswith("NOTHING DEPLOYED\n")
     # Salt logs the comment of a failure as well.
     assert (ret["result"], ret["changes"]) == (True, {})
     answer, progress = capsys.readouterr()
-    assert answer == ""
-    assert (ret["comment"] in progress) is on_stderr
-
-
-def test_a_quiet_run_is_left_with_its_page(state, capsys):
-    state.__opts__["quiet"] = True
-    assert state.reported("report")["comment"] in capsys.readouterr().err
+    assert (ret["comment"] in answer, progress) == (printed, "")
 
 
 @pytest.mark.parametrize("asked", [None, "x", {}])
@@ -187,7 +190,7 @@ def test_a_page_that_nobody_reads_any_more_is_no_failure(state, monkeypatch):
 
     state.__opts__["quiet"] = True
     with monkeypatch.context() as patch:
-        patch.setattr("sys.stderr", Deaf())
+        patch.setattr("sys.stdout", Deaf())
         ret = state.reported("report")
     assert ret["result"] is True
 
