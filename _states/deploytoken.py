@@ -239,7 +239,7 @@ def reported(name):
 
 
 def _shown_by_salt():
-    """Whether Salt shows the comment of a state that succeeded and changed nothing (salt/output/highstate.py, 3008.3)."""
+    """Whether Salt shows the comment of a state that succeeded and changed nothing (3008.3, output/highstate.py)."""
     if __opts__.get("quiet"):
         return False
     if __opts__.get("output") not in (None, "highstate"):

@@ -228,8 +228,8 @@ def test_repositories_are_updated_or_stop_the_deploy(site, redmine, repository, 
     answer = deploy(config, test=True)
     assert answer.code == 1, answer  # something runs
     found = results(answer)
-    assert found["idle"] is False
-    assert {found[name] for name in ("repositories", "token", "deploy", "cleanup")} == {None}
+    assert (found["repositories"], found["idle"]) == (True, False)
+    assert {found[name] for name in ("update", "token", "deploy", "cleanup")} == {None}
     page = report(answer)
     assert page.startswith("TEST: nothing was changed")
     for words in ("Would be updated: states", "spider uganda", "would acquire the deploy", "1 would change: work"):
@@ -249,13 +249,35 @@ def test_repositories_are_updated_or_stop_the_deploy(site, redmine, repository, 
     assert not site.changed.exists()
     assert redmine.versions(site.page) == before
 
+    # Somebody else deploys what is there now: nothing moves under them.
     git(repository, "checkout", "-q", "file")
+    page = redmine.text(site.page)
+    redmine.edit(site.page, "Held by: Bob\n\nh2. History\n", "bob")
+    answer = deploy(config)
+    assert (results(answer)["repositories"], results(answer)["token"]) == (True, False), answer
+    assert "To be updated: states" in comment(answer, "repositories")
+    assert (repository / "file").read_text() == "1"
+    redmine.edit(site.page, page, "bob")
+
     answer = deploy(config)
     assert answer.code == 0, answer
     assert (repository / "file").read_text() == "2"
-    assert step(answer, "repositories")["changes"]["states"]["subjects"] == ["Use PostgreSQL 16"]
+    assert step(answer, "update")["changes"]["states"]["subjects"] == ["Use PostgreSQL 16"]
     assert "Updated: states" in report(answer)
     assert "DEPLOYED" in report(answer)
+    assert f"from states {git(repository, 'rev-parse', 'HEAD')[:8]}" in entries(site, redmine)[0]
+
+
+def test_a_deploy_under_the_hold_of_one_that_still_runs_is_refused_and_releases_nothing(site, midway):
+    deploying = midway.start()
+    midway.begun()
+    ref = held(site)["ref"]
+    answer = deploy(site, target="kingfisher-main", ref=ref)
+    assert answer.code == 1, answer
+    assert f"still runs under the hold {ref}" in comment(answer, "token")
+    assert held(site)["ref"] == ref
+    midway.go()
+    assert midway.end(deploying).code == 0
 
 
 # Last, because everybody has to find the new master

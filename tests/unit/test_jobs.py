@@ -61,6 +61,27 @@ def test_of_the_jobs_under_one_hold_the_last_one_counts_even_if_the_page_says_no
     assert jobs.find(opts, REF, JID) == jobs.find(opts, REF, None) == {"jid": LATER, "running": True}
 
 
+def test_a_hold_is_taken_up_by_one_job_at_a_time(opts, process):
+    begin(opts, JID, process.pid)
+    jobs.note(opts["cachedir"], REF, JID)
+    begin(opts, LATER, os.getpid())
+    assert jobs.take_up(opts, REF, JID, LATER) == JID
+    process.kill()
+    process.wait()
+    assert jobs.take_up(opts, REF, JID, LATER) is None
+    assert jobs.find(opts, REF, JID) == {"jid": LATER, "running": True}
+    # Its own second look is no other job.
+    assert jobs.take_up(opts, REF, JID, LATER) is None
+
+
+def test_where_no_process_can_be_seen_nobody_says_that_a_job_has_ended(opts, process, monkeypatch):
+    begin(opts, JID, process.pid)
+    jobs.note(opts["cachedir"], REF, JID)
+    monkeypatch.setattr(jobs, "_process", lambda pid: None)  # as on a Mac, which has no /proc
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": None}
+    assert jobs.find(opts, "0badc0de", JID) == {"jid": JID, "running": None}
+
+
 def test_of_another_masters_job_nothing_is_known_and_of_a_free_token_there_is_none(opts, process):
     begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)

@@ -21,6 +21,9 @@ from saltext.deploytoken import files
 
 log = logging.getLogger(__name__)
 
+#: Seconds to wait for another process that takes up a hold at this moment.
+PATIENCE = 10
+
 
 def orchestration(cachedir: str) -> str | None:
     """
@@ -56,9 +59,27 @@ def find(opts: Mapping[str, Any], ref: str | None, jid: str | None) -> dict[str,
         What the page says. A hold that goes on under another job is known by the note alone.
     """
     noted = _noted(opts["cachedir"])
-    if ref and noted.get("ref") == ref:
-        return {"jid": noted["jid"], "running": _process(noted["process"].get("pid")) == noted["process"]}
-    return {"jid": jid, "running": _runs(opts, jid)} if jid else None
+    if not ref or noted.get("ref") != ref:
+        return {"jid": jid, "running": _runs(opts, jid)} if jid else None
+    # Without /proc, as on a Mac, no process can be told from another.
+    running = _process(noted["process"].get("pid")) == noted["process"] if _process(os.getpid()) else None
+    return {"jid": noted["jid"], "running": running}
+
+
+def take_up(opts: Mapping[str, Any], ref: str, taken_by: str | None, jid: str | None) -> str | None:
+    """
+    Note that the job ``jid`` goes on under the hold ``ref``, unless another job still runs under it here: return that.
+
+    ``taken_by``
+        The job that the page names.
+    """
+    with files.locked(files.folder(opts["cachedir"]) / "job.lock", PATIENCE):
+        found = find(opts, ref, taken_by)
+        if found and found["running"] and found["jid"] != jid:
+            return str(found["jid"])
+        if jid:
+            note(opts["cachedir"], ref, jid)
+        return None
 
 
 def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
@@ -71,9 +92,11 @@ def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
     path = Path(opts["cachedir"]) / "proc" / jid
     if path.exists():
         pid = _file_of_salt(path).get("pid")
-        return None if pid is None else _process(pid) is not None and _is_salts(pid)
-    known = salt.utils.jid.jid_dir(jid, str(Path(opts["cachedir"]) / "jobs"), opts["hash_type"])
-    return False if os.path.isdir(known) else None
+        if pid is None or _process(os.getpid()) is None:
+            return None
+        return _process(pid) is not None and _is_salts(pid)
+    returned = salt.utils.jid.jid_dir(jid, str(Path(opts["cachedir"]) / "jobs"), opts["hash_type"])
+    return False if os.path.isdir(returned) else None
 
 
 def _is_salts(pid: int) -> bool:

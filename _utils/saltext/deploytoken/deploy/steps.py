@@ -144,12 +144,14 @@ class Deploy:
         with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
             if self.record.test:
                 return self._dry_run(token)
+            jid = jobs.orchestration(self._opts["cachedir"])
+            if self.record.resumed:
+                self._take_up(token, jid)
             self._tell_at_exit(
                 f"The deploy token may be held (ref {ref}): `salt-run deploytoken.status` tells whether the deploy was"
                 " ended before or after it was taken."
             )
             try:
-                jid = jobs.orchestration(self._opts["cachedir"])
                 answer = token.acquire(
                     asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait, jid=jid
                 )
@@ -309,17 +311,36 @@ class Deploy:
     def _succeeded(self, step: str) -> bool:
         return step in self.record.steps and self.record.steps[step].result is True
 
+    def _take_up(self, token: Token, jid: str | None) -> None:
+        """Have no other deploy at work under this hold: the first to end would release the token over the other."""
+        ref, status = self.record.ref, token.status()
+        if status["ref"] == ref:
+            other = jobs.take_up(self._opts, ref, (status["job"] or {}).get("jid"), jid)
+            if other:
+                raise errors.Held(
+                    f"the job {other} still runs under the hold {ref}: wait until it has ended"
+                    " (`salt-run deploytoken.status` shows it)"
+                )
+
     def _dry_run(self, token: Token) -> Outcome:
         """What taking the token would come to."""
         ref = self.record.ref
         name, status = token.operator(self._request.name), token.status()
         if status["ref"] == ref:
+            job = jobs.find(self._opts, ref, (status["job"] or {}).get("jid"))
+            if job and job["running"]:
+                return Outcome(
+                    False, f"The job {job['jid']} still runs under the hold {ref}", reason=errors.Held.reason
+                )
             return Outcome(True, f"{status['held_by']} holds the deploy token (ref {ref})", data={"ref": ref})
         if status["held_by"]:
             about = f"{status['reason']}; since {status['since']}"
             return Outcome(False, f"{status['held_by']} holds the deploy token ({about})", reason=errors.Held.reason)
         if self.record.resumed:
             return Outcome(False, f"The hold {ref} is over", reason=errors.NotYours.reason)
+        for check in token.store.checks():
+            if check.ok is False:
+                raise errors.StoreError(f"{check.name}: {check.text}")
         return Outcome(None, f"{name} would acquire the deploy token")
 
     def _settle(self, notes: reboots.Notes) -> reboots.Boots:
