@@ -6,6 +6,9 @@ Asks all probes that are configured for this minion. Reports what a deploy would
 since when, and whom to ask. The minion is idle only if every probe clearly says so. What a probe cannot find out is
 unknown, and blocks a deploy too.
 
+Two things are looked at on every minion, whether or not probes are configured: runs of Salt states (their ``probe`` is
+``salt``), and a scheduled shutdown (``shutdown``).
+
 .. versionadded:: 0.1.0
 
 :configuration: In pillar, or in the minion's configuration. If both have a probe, its settings in pillar count:
@@ -44,8 +47,12 @@ If it raises an error, that is an unknown, too. The message of a SaltInvocationE
 setting (``patterns.1.match: …``), to which ``busy.check`` adds ``busy.processes.``.
 """
 
+import contextlib
 import contextvars
 import datetime
+import fnmatch
+import functools
+import glob
 import hashlib
 import inspect
 import os
@@ -54,7 +61,9 @@ import threading
 import time
 import traceback
 
-from salt.exceptions import SaltException, SaltInvocationError
+import salt.payload
+import salt.utils.process
+from salt.exceptions import CommandExecutionError, SaltException, SaltInvocationError
 
 __outputter__ = {"check": "busy"}
 
@@ -65,24 +74,38 @@ TOTAL = 60  # for all probes
 LEAST = 5  # for a probe after slow ones
 MOST = 200  # blockers of one probe
 BOOT_ID = "/proc/sys/kernel/random/boot_id"
+NOBODY_LOGGED_IN = 2**32 - 1  # in loginuid, of what was started by cron, systemd, …
+SCHEDULED = "/run/systemd/shutdown/scheduled"
 OVER_SSH = "running_data"  # the folder in which Salt runs on the far side of salt-ssh
+# These only look, and end by themselves. Not `state.event`: it may run for ever, and as for every other function of
+# `state`, Salt refuses states while it runs (3006.29 and 3008.3).
+LOOKING = (
+    "state.*_exists",
+    "state.get_pauses",
+    "state.graph*",
+    "state.list_disabled",
+    "state.running",
+    "state.show_*",
+)
 FIELDS = ("user", "what", "ask", "state")
 
 
 def check():
     """
-    Ask all probes that are configured for this minion. Changes nothing.
+    Ask all probes that are configured for this minion, and look for runs of states and for a scheduled shutdown.
+    Changes nothing.
 
     Returns a dictionary:
 
     idle
         True if nothing blocks and nothing is unknown.
     checks
-        The names of all probes that were asked.
+        The names of all configured probes that were asked.
     note
-        ``no checks configured``, if no probe was asked.
+        ``no checks configured``, if the minion is idle and no probe is configured.
     blockers
-        A list of what runs, the oldest first: ``probe``, ``id`` (``MINION/PROBE/…``), ``user``, ``what``, ``since``
+        A list of what runs, the oldest first: ``probe``, ``id`` (``MINION/PROBE/…``; for runs of states
+        ``MINION/salt/JID``, for a scheduled shutdown ``MINION/shutdown``), ``user``, ``what``, ``since``
         (ISO 8601, UTC), ``age`` (seconds), ``ask`` (the person to ask) and ``state`` (of a job of Scrapyd).
     unknowns
         A list of what could not be found out: ``probe`` and ``why``.
@@ -103,11 +126,14 @@ def check():
     """
     answer = {"idle": False, "checks": [], "blockers": [], "unknowns": [], "info": [], "boot": _boot()}
     settings, answer["unknowns"] = _configured()
+    _add(answer, "salt", _explained(_running_states))
+    _add(answer, "shutdown", _explained(_scheduled_shutdown))
     deadline = time.monotonic() + TOTAL
     for position, name in enumerate(sorted(settings), 1):
         answer["checks"].append(name)
         kept = LEAST * (len(settings) - position)  # for the probes that follow
-        _add(answer, name, _ask(name, settings[name], min(SECONDS, deadline - time.monotonic() - kept)))
+        seconds = min(SECONDS, deadline - time.monotonic() - kept)
+        _add(answer, name, _explained(functools.partial(_ask, name, settings[name], seconds)))
     for key in ("blockers", "info"):
         answer[key].sort(key=lambda item: (-(item["age"] if item["age"] is not None else -1), item["id"]))
     answer["idle"] = not answer["blockers"] and not answer["unknowns"]
@@ -132,8 +158,8 @@ def _configured():
     if __pillar__.get("_errors"):
         # The part that did not render may configure probes for this minion.
         wrong.append(_unknown("busy", "pillar has errors, so the checks may be incomplete (pillar.items shows them)"))
-    if not __pillar__ and "busy" not in __opts__ and os.path.basename(__opts__.get("root_dir") or "") == OVER_SSH:
-        # salt-ssh sends pillar along only to apply states (3006.28 and 3008.3).
+    if not __pillar__ and "busy" not in __opts__ and _is_over_ssh() and __opts__.get("fun") != "state.pkg":
+        # salt-ssh sends pillar along only to apply states, as state.pkg (3006.28 and 3008.3): there, it may be empty.
         why = "no pillar came along over salt-ssh: ask with `salt-run busy.check TARGET ssh=True`"
         wrong.append(_unknown("busy", f"{why}; if there is nothing to check, write `busy: {{}}` in pillar"))
     for source, where in ((__opts__, "the minion's configuration"), (__pillar__, "pillar")):
@@ -148,12 +174,183 @@ def _configured():
     return {name: value for name, value in settings.items() if value is not False}, wrong
 
 
+def _is_over_ssh():
+    return os.path.basename(__opts__.get("root_dir") or "") == OVER_SSH
+
+
+def _explained(ask):
+    """What ``ask`` returns, or the reason why it returns nothing, as text."""
+    try:
+        return ask()
+    except SaltException as error:
+        return str(error)
+    except Exception as error:
+        # The message may quote a setting, which may be a password. The place of the error says enough.
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        return f"failed with {type(error).__name__} in {place.name}, line {place.lineno}"
+
+
+def _running_states():
+    """
+    The runs of states on this machine, but for the one that asks.
+
+    Salt's own list (``saltutil.running``) removes files as it reads them: of jobs that are just beginning and, with
+    ``multiprocessing: False``, of other processes; and ``state.running`` fails at a job of several functions (3006.29
+    and 3008.3). So the files are read here.
+    """
+    answer = {"blockers": [], "unknowns": [], "info": []}
+    for path in _job_files():
+        try:
+            job = _read_job(path)
+        except CommandExecutionError as error:
+            answer["unknowns"].append({"why": str(error)})
+            continue
+        if job and _applies_states(job) and not _asks(job):
+            answer["blockers"].append(_state_run(job))
+    return answer
+
+
+def _job_files():
+    """The paths of the files in which Salt notes each job while it runs."""
+    folders = {os.path.join(__opts__["cachedir"], "proc")}
+    if _is_over_ssh():
+        # Each computer from which salt-ssh comes, and each of its users, has a folder on this machine.
+        root = __opts__["root_dir"]
+        inside = os.path.relpath(*folders, root)
+        folders.update(glob.glob(os.path.join(os.path.dirname(os.path.dirname(root)), ".*_salt*", OVER_SSH, inside)))
+    found = []
+    for folder in sorted(folders):
+        try:
+            found += [os.path.join(folder, name) for name in sorted(os.listdir(folder))]
+        except FileNotFoundError:
+            pass  # no job has run there
+        except OSError as error:
+            raise CommandExecutionError(f"{folder} cannot be read: {error.strerror}") from None
+    return found
+
+
+def _read_job(path):
+    """What Salt noted of a job; None if it has ended. A file that is just being written has a moment."""
+    for pause in (0.05, 0.2, 0):
+        try:
+            with open(path, "rb") as file:
+                noted = file.read()
+            job = salt.payload.loads(noted) if noted else None
+        except FileNotFoundError:
+            return None
+        except Exception:  # msgpack has many
+            job = None
+        if isinstance(job, dict) and job.get("fun") and isinstance(job.get("pid"), int):
+            return job
+        time.sleep(pause)
+    raise CommandExecutionError(f"{path} does not say which job of Salt runs: remove the file if none does")
+
+
+def _functions(job):
+    """The functions of a job, of which some may be still to come."""
+    return [str(one) for one in (job["fun"] if isinstance(job["fun"], (list, tuple)) else [job["fun"]])]
+
+
+def _applies_states(job):
+    """Whether a job of ``state`` that does more than look is still running."""
+    states = [one for one in _functions(job) if one.startswith("state.")]
+    if all(any(fnmatch.fnmatchcase(one, pattern) for pattern in LOOKING) for one in states):
+        return False
+    words = _salt_process(job["pid"])
+    # Over salt-ssh, a test run keeps nobody from running states, and busy.check itself is one.
+    return words is not None and not (job["fun"] == "state.pkg" and b"test=True" in words)
+
+
+def _salt_process(pid):
+    """
+    The words of the command line of a process of Salt; None if there is no such process.
+
+    A job that was killed leaves its file behind, and another process may have its id by now.
+    """
+    if not salt.utils.process.os_is_running(pid):
+        return None
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+    except OSError:  # it ended just now, unless this system has no such files
+        return None if os.path.exists("/proc/self/cmdline") else []
+    return words if any(b"salt" in word for word in words) else None
+
+
+def _asks(job):
+    """Whether this job is the one that asks: its process, or with ``multiprocessing: False`` its thread."""
+    thread = threading.current_thread()
+    return job["pid"] == os.getpid() and (thread is threading.main_thread() or str(job.get("jid")) in thread.name)
+
+
+def _state_run(job):
+    what, user = ", ".join(_functions(job)), job.get("user")
+    if job.get("schedule"):
+        what += f" (schedule: {job['schedule']})"
+    elif job.get("tgt") == "salt-call":
+        user = _caller(job["pid"])
+    try:
+        since = datetime.datetime.strptime(str(job.get("jid"))[:20], "%Y%m%d%H%M%S%f")
+        since = since.replace(tzinfo=datetime.timezone.utc).timestamp()
+    except ValueError:
+        since = None  # of states at the start of the minion, Salt gives no time
+    user = user and str(user).removeprefix("sudo_")
+    return {"id": job.get("jid"), "what": what, "user": user, "ask": user, "since": since}
+
+
+def _caller(pid):
+    """
+    The name of the user who logged in to start a process, also with sudo; or else its owner's.
+
+    The environment, which might name who called sudo, is gone: Salt writes a title over it (setproctitle 1.3).
+    """
+    with contextlib.suppress(OSError, ValueError):
+        with open(f"/proc/{pid}/loginuid", encoding="ascii") as file:
+            uid = int(file.read())
+        return _user_name(uid if uid != NOBODY_LOGGED_IN else os.stat(f"/proc/{pid}").st_uid)
+    return None
+
+
+def _user_name(uid):
+    try:
+        import pwd
+
+        return pwd.getpwuid(uid).pw_name
+    except (ImportError, KeyError, OverflowError):  # ImportError: not on Windows
+        return None
+
+
+def _scheduled_shutdown():
+    """
+    The shutdown that systemd is to carry out, as after ``shutdown -r 22:30``.
+
+    logind notes its time (USEC, since the epoch), kind (MODE) and, in newer versions, user (UID), and removes the file
+    when it is cancelled (read in systemd's logind-dbus.c). ``shutdown -k``, which only warns, looks the same.
+    """
+    try:
+        with open(SCHEDULED, encoding="utf-8", errors="replace") as file:
+            fields = dict(line.strip().partition("=")[::2] for line in file)
+    except FileNotFoundError:
+        return {"blockers": [], "unknowns": [], "info": []}
+    except OSError as error:
+        raise CommandExecutionError(f"{SCHEDULED} cannot be read: {error.strerror}") from None
+    try:
+        moment = datetime.datetime.fromtimestamp(int(fields["USEC"]) // 1000000, datetime.timezone.utc)
+        kind = re.fullmatch(r"[a-z-]+", fields["MODE"])[0]
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        why = f"{SCHEDULED} does not say which shutdown is to come: `shutdown -c` cancels it"
+        raise CommandExecutionError(why) from None
+    user = _user_name(int(fields["UID"])) if fields.get("UID", "").isdecimal() else None
+    what = f"{kind} at {moment:%Y-%m-%d %H:%M} UTC"
+    return {"blockers": [{"id": "", "what": what, "user": user, "ask": user}], "unknowns": [], "info": []}
+
+
 def _unknown(probe, why):
     return {"probe": probe, "why": _printable(why, 300)}
 
 
 def _ask(name, settings, seconds):
-    """The answer of a probe, or the reason why there is none, as text."""
+    """The answer of a probe, or the reason why it was not asked, as text."""
     key, module = f"busy.{name}", MODULES.get(name, name)
     function = f"{module}.probe"
     if not re.fullmatch(r"\w+", name, re.ASCII) or function not in __salt__:
@@ -178,12 +375,6 @@ def _ask(name, settings, seconds):
         # A list has become "instances" here, so this is not in the configuration.
         path, _, what = (message.removeprefix("instances") if is_list else f".{message}").partition(": ")
         return f"{key}{path}: {what}" if re.fullmatch(r"(\.[^\s.:]+)*", path) else f"{key}: {message}"
-    except SaltException as error:
-        return str(error)
-    except Exception as error:
-        # The message may quote a setting, which may be a password. The place of the error says enough.
-        place = traceback.extract_tb(error.__traceback__)[-1]
-        return f"failed with {type(error).__name__} in {place.name}, line {place.lineno}"
 
 
 def _why_missing(module):
@@ -281,7 +472,8 @@ def _item(name, item):
     except (TypeError, ValueError, OverflowError, OSError):
         since = None
     shown = {key: _printable(item[key], 120) for key in FIELDS if item.get(key) is not None}
-    identity = f"{__opts__['id']}/{name}/{_plain_id(item.get('id', '?'))}"
+    own = [_plain_id(item.get("id", "?"))] if item.get("id") != "" else []
+    identity = "/".join([__opts__["id"], name, *own])
     return {"user": None, "what": "?", "ask": None, **shown, "probe": name, "id": identity, "since": since, "age": age}
 
 

@@ -1,14 +1,22 @@
 """``busy.check`` on a minion: each probe by itself, all bounded, and nothing but a clear "idle" is idle."""
 
+import contextlib
 import json
+import os
 import pathlib
+import pwd
 import re
+import signal
+import subprocess
+import sys
 import textwrap
 import time
 
 import pytest
+import salt.payload
 
-from tests.support import minion
+from tests.support import minion, process
+from tests.support.wait import until
 
 IDLE = "return {'blockers': [], 'unknowns': [], 'info': []}"
 ONE = "return {'blockers': [{'id': 'x', 'what': 'y', 'since': 1700000000}], 'unknowns': [], 'info': []}"
@@ -188,6 +196,210 @@ def test_two_ids_that_are_made_harmless_stay_two(check):
     answer, _ = check({"p_ids": {}}, {"p_ids": body})
 
     assert len({blocker["id"] for blocker in answer["blockers"]}) == 4
+
+
+SALT_CALL = [str(pathlib.Path(sys.executable).parent / "salt-call"), "--local", "--log-level=quiet"]
+
+
+@pytest.fixture
+def salt_call(tmp_path):
+    """``with salt_call("state.apply", "waits"):`` while that runs on the same minion; such a job's file is given."""
+
+    @contextlib.contextmanager
+    def salt_call(*words, before="true"):
+        go, folder = tmp_path / "go", tmp_path / "cache" / "proc"
+        go.unlink(missing_ok=True)
+        (tmp_path / "states").mkdir(exist_ok=True)
+        wait = f"while ! test -e {go}; do sleep 0.1; done"
+        (tmp_path / "states" / "waits.sls").write_text(f"waits:\n  cmd.run:\n    - name: '{wait}'\n")
+        (tmp_path / "minion").write_text(
+            json.dumps(
+                {
+                    "id": "kingfisher-main",
+                    "root_dir": str(tmp_path),
+                    "cachedir": str(tmp_path / "cache"),
+                    "file_client": "local",
+                    "file_roots": {"base": [str(tmp_path / "states")]},
+                }
+            )
+        )
+        command = ["sh", "-c", f'{before}; exec "$@"', "sh", *SALT_CALL, "--config-dir", tmp_path, *words]
+        running = process.start(command, tmp_path / "log")
+        try:
+            until(lambda: folder.is_dir() and any(one.stat().st_size for one in folder.iterdir()), what="the job")
+            yield running, next(folder.iterdir())
+        finally:
+            go.touch()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                running.wait(20)
+            process.end(running)
+
+    return salt_call
+
+
+def test_states_that_run_are_a_blocker_until_they_end_and_name_who_runs_them(check, salt_call):
+    # As if daemon had logged in and called sudo, where the test may do so.
+    with salt_call("state.apply", "waits", before="echo 1 > /proc/self/loginuid") as (running, file):
+        logged_in = int(pathlib.Path(f"/proc/{running.pid}/loginuid").read_text())
+        before = file.read_bytes()
+        answer, code = check()
+        assert file.read_bytes() == before  # to look changes nothing
+
+    (blocker,) = answer["blockers"]
+    assert (code, answer["idle"], answer["checks"]) == (7, False, [])
+    assert "note" not in answer
+    assert blocker["id"] == f"kingfisher-main/salt/{file.name}"
+    user = pwd.getpwuid(logged_in if logged_in != 2**32 - 1 else os.getuid()).pw_name
+    assert (blocker["probe"], blocker["what"], blocker["user"], blocker["ask"]) == ("salt", "state.apply", user, user)
+    assert 0 <= blocker["age"] < 60
+    assert running.wait(20) == 0
+    assert (check()[0]["idle"], check()[0]["note"]) == (True, "no checks configured")
+
+
+def test_states_that_were_killed_run_no_more(check, salt_call):
+    with salt_call("state.apply", "waits") as (running, file):
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
+        assert file.exists()
+        assert check()[0]["idle"] is True
+
+
+def test_a_state_that_asks_is_not_in_its_own_way(checkout, tmp_path, salt_call):
+    (tmp_path / "states").mkdir()
+    (tmp_path / "states" / "asks.sls").write_text("asks:\n  busy.asked: []\n")
+    with salt_call("state.apply", "waits") as (_, file):
+        command = [
+            *SALT_CALL,
+            "--config-dir",
+            tmp_path,
+            "--module-dirs",
+            checkout,
+            "state.apply",
+            "asks",
+            "concurrent=True",
+        ]
+        done = subprocess.run([*command, "--out=json"], capture_output=True, text=True)
+        ((_, row),) = json.loads(done.stdout)["local"].items()
+        assert [one["id"] for one in row["answer"]["blockers"]] == [f"kingfisher-main/salt/{file.name}"]
+
+
+JOB = {"jid": "20261130093000123456", "tgt": "*", "user": "sudo_alice", "arg": [{"password": "hunter2"}]}
+
+
+@pytest.fixture
+def job(tmp_path):
+    """``job(fun)``: what Salt notes of a job, here of a process that is called as Salt's are; or the bytes ``raw``."""
+    salt_like = subprocess.Popen([sys.executable, "-c", "input()", "salt-minion"], stdin=subprocess.PIPE)
+    (tmp_path / "cache" / "proc").mkdir(parents=True)
+
+    def job(fun="state.highstate", raw=None, **more):
+        noted = salt.payload.dumps({**JOB, "pid": salt_like.pid, "fun": fun, **more})
+        (tmp_path / "cache" / "proc" / JOB["jid"]).write_bytes(noted if raw is None else raw)
+
+    yield job
+    process.end(salt_like)
+
+
+@pytest.mark.parametrize(
+    ("fun", "more", "what", "user"),
+    [
+        ("state.highstate", {}, "state.highstate", "alice"),
+        ("state.sls_id", {"user": "carol"}, "state.sls_id", "carol"),
+        (["test.ping", "state.apply"], {}, "test.ping, state.apply", "alice"),
+        ("state.highstate", {"user": None, "schedule": "nightly"}, "state.highstate (schedule: nightly)", None),
+        ("state.highstate", {"user": None, "jid": "req"}, "state.highstate", None),
+        ("state.event", {}, "state.event", "alice"),
+        ("state.of_a_later_salt", {}, "state.of_a_later_salt", "alice"),
+        ("test.ping", {}, None, None),
+        ("state.show_highstate", {}, None, None),
+        (["state.show_sls", "state.sls_exists"], {}, None, None),
+        # Another process has the id of a job that was killed.
+        ("state.highstate", {"pid": 1}, None, None),
+    ],
+)
+def test_a_job_of_a_minion_blocks_if_it_applies_states_and_says_for_whom(check, job, fun, more, what, user):
+    job(fun, **more)
+    answer, _ = check()
+
+    assert [(one["what"], one["user"]) for one in answer["blockers"]] == ([(what, user)] if what else [])
+    assert "hunter2" not in json.dumps(answer)
+    assert [one["since"] for one in answer["blockers"] if more.get("jid") != "req"] in ([], ["2026-11-30T09:30:00Z"])
+
+
+def test_over_salt_ssh_states_from_any_computer_block_and_test_runs_do_not(checkout, tmp_path):
+    here, other = (tmp_path / f".root_{name}_salt" / "running_data" for name in ("0a4d", "c1f0"))
+    (other / "cache" / "proc").mkdir(parents=True)
+    begin = [sys.executable, "-c", "input()", "salt-call", "state.pkg"]
+    tests, applies = (subprocess.Popen([*begin, test], stdin=subprocess.PIPE) for test in ("test=True", "test=None"))
+    try:
+        for pid in (tests.pid, applies.pid):
+            noted = {"pid": pid, "fun": "state.pkg", "jid": f"202611300930{pid:08}", "tgt": "salt-call"}
+            (other / "cache" / "proc" / noted["jid"]).write_bytes(salt.payload.dumps(noted))
+        answer = minion.functions(checkout, here, {})["busy.check"]()
+    finally:
+        process.end(tests)
+        process.end(applies)
+
+    assert [one["id"] for one in answer["blockers"]] == [f"kingfisher-main/salt/202611300930{applies.pid:08}"]
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"\x81\xa3fun", salt.payload.dumps("x"), salt.payload.dumps({"fun": "state.sls"})]
+)
+def test_a_job_that_cannot_be_read_is_unknown(check, job, raw):
+    job(raw=raw)
+    answer, code = check()
+
+    assert (code, answer["blockers"]) == (7, [])
+    (unknown,) = answer["unknowns"]
+    assert unknown["probe"] == "salt"
+    assert f"cache/proc/{JOB['jid']} does not say which job" in unknown["why"]
+
+
+@pytest.fixture
+def scheduled(tmp_path, checkout):
+    """``scheduled(text)``: what systemd notes of a shutdown that is to come."""
+    file = tmp_path / "scheduled"
+    module = (checkout / "_modules/busy.py").read_text()
+    assert module.count('"/run/systemd/shutdown/scheduled"') == 1
+    (tmp_path / "modules/_modules").mkdir(parents=True)
+    changed = module.replace('"/run/systemd/shutdown/scheduled"', repr(str(file)))
+    (tmp_path / "modules/_modules/busy.py").write_text(changed)
+    return file
+
+
+def test_a_scheduled_shutdown_is_a_blocker_that_says_what_and_when(check, scheduled):
+    scheduled.write_text(
+        "USEC=1796077800000000\nWARN_WALL=1\nMODE=reboot\nUID=0\nTTY=pts/0\nWALL_MESSAGE=new\\x20kernel\n"
+    )
+    answer, code = check()
+    (blocker,) = answer["blockers"]
+    assert code == 7
+    assert (blocker["id"], blocker["what"]) == ("kingfisher-main/shutdown", "reboot at 2026-11-30 22:30 UTC")
+    assert (blocker["user"], blocker["ask"], blocker["age"]) == ("root", "root", None)
+
+    # As older versions write it.
+    scheduled.write_text("USEC=1796077800000000\nWARN_WALL=1\nMODE=poweroff\n")
+    (blocker,) = check()[0]["blockers"]
+    assert (blocker["what"], blocker["ask"]) == ("poweroff at 2026-11-30 22:30 UTC", None)
+
+    scheduled.unlink()
+    assert check()[0]["idle"] is True
+
+
+@pytest.mark.parametrize(
+    "text", ["", "USEC=1796077800000000\n", "USEC=soon\nMODE=reboot\n", f"USEC={2**64 - 1}\nMODE=halt\n"]
+)
+def test_a_shutdown_of_which_nothing_is_known_is_unknown(check, scheduled, text):
+    scheduled.write_text(text)
+    answer, code = check()
+    assert (code, answer["unknowns"][0]["probe"]) == (7, "shutdown")
+    assert "does not say which shutdown is to come" in answer["unknowns"][0]["why"]
+
+
+def test_a_note_of_a_shutdown_that_cannot_be_read_is_unknown(check, scheduled):
+    scheduled.mkdir()
+    assert "scheduled cannot be read" in check()[0]["unknowns"][0]["why"]
 
 
 def test_nothing_running_costs_little(check, checkout, tmp_path):

@@ -6,11 +6,13 @@ import json
 import pathlib
 import sqlite3
 import subprocess
+import sys
 
 import psutil
 import pytest
 import yaml
 
+from tests.support import process
 from tests.support.machine import SshMachine
 from tests.support.process import free_port
 from tests.support.salt import Config, states
@@ -114,6 +116,32 @@ def test_plain_salt_ssh_brings_no_pillar_and_so_knows_nothing_of_being_idle(lapt
 
     assert answer.data["docs"]["idle"] is False, answer
     assert "salt-run busy.check TARGET ssh=True" in answer.data["docs"]["unknowns"][0]["why"]
+
+
+def test_a_server_without_any_pillar_is_idle_over_ssh_until_states_run_there(laptop, tmp_path):
+    top, began, go = laptop.base / "pillar" / "top.sls", tmp_path / "began", tmp_path / "go"
+    wait = f"touch {began}; while ! test -e {go}; do sleep 0.1; done"
+    (laptop.base / "states" / "waits.sls").write_text(f"waits:\n  cmd.run:\n    - name: '{wait}'\n")
+    kept = top.read_text()
+    top.write_text("{}\n")
+    try:
+        idle = laptop.config.run("busy.check", "web", ssh=True)
+        ref = laptop.config.run("deploytoken.acquire", reason="publish version 2").data["ref"]
+        salt_ssh = pathlib.Path(sys.executable).with_name("salt-ssh")
+        words = ["web", "state.apply", "waits", f'pillar={{"deploytoken": {{"ref": "{ref}"}}}}']
+        running = process.start([salt_ssh, "-c", laptop.config.folder, *words], tmp_path / "log")
+        until(lambda: began.exists() or running.poll() is not None, what="the states to begin")
+        busy = laptop.config.run("busy.check", "web", ssh=True)
+    finally:
+        go.touch()
+        top.write_text(kept)
+    assert running.wait(60) == 0, (tmp_path / "log").read_text()
+
+    assert idle.code == 0, idle
+    assert idle.data["minions"]["web"]["note"] == "no checks configured"
+    assert busy.code == 7, busy
+    (blocker,) = busy.data["blockers"]
+    assert (blocker["what"], blocker["id"].rpartition("/")[0]) == ("state.pkg", "web/salt")
 
 
 def test_whoever_cannot_be_asked_over_ssh_is_unknown_and_says_why(laptop, users, tmux_session):
