@@ -175,24 +175,20 @@ def test_the_notes_of_a_hold_outlive_the_command_and_those_of_another_do_not(tmp
         assert reboots.Notes(tmp_path, REF).rebooted({"a": NEW}) == {}
 
 
-@pytest.mark.parametrize("ret", [True, 0, "", "running", {"a": 1}])
-def test_what_a_health_function_may_say(ret):
-    assert reboots.health("service.status").trouble({"ret": ret, "retcode": 0}) == ""
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [None, {"ret": False, "retcode": 0}, {"ret": None, "retcode": 0}, {"ret": "ok", "retcode": 1}, {"ret": True}],
-)
-def test_what_is_no_health(answer):
-    assert reboots.health("service.status").trouble({"retcode": None, **answer} if answer else answer)
+def test_a_server_that_gave_no_answer_or_said_nothing_is_not_well():
+    check = reboots.health("service.status")
+    assert check.trouble(None) == "service.status: gave no answer"
+    assert check.trouble({"ret": None, "retcode": 0}) == "service.status: returned nothing"
+    assert check.trouble({"ret": True, "retcode": 0}) == ""
 
 
 @pytest.mark.parametrize("ret", [{}, None, ["error"], {"a": {"result": None}}, {"a": {"result": True}, "b": "x"}])
 def test_states_without_a_clear_success_are_no_health(ret):
     check = reboots.health({"sls": "smoke"})
     assert check.trouble({"ret": ret, "retcode": 0})
-    assert not check.trouble({"ret": {"a": {"result": True}}, "retcode": 0})
+    assert not check.trouble({"ret": {"a_|-b_|-c_|-d": {"result": True}}, "retcode": 0})
+    said = check.trouble({"ret": {"a_|-b_|-c_|-d": {"result": False, "comment": "down"}}, "retcode": 2})
+    assert said == "SLS smoke: b: down"
 
 
 def test_states_that_show_health_pass_the_gate_under_the_hold():
@@ -205,14 +201,19 @@ def test_states_that_show_health_pass_the_gate_under_the_hold():
 
     servers = reboots.Servers(Machines())
     assert list(servers.unhealthy(["a"], reboots.health({"sls": "smoke"}), REF, 6)) == ["a"]
-    assert list(servers.unhealthy(["a"], reboots.health("test.ping"), REF, 6)) == ["a"]
-    states = ("state.apply", ("smoke",), {"pillar": {"deploytoken": {"ref": REF}}})
-    assert asked == [states, ("test.ping", (), None)]
+    connect = {"function": "network.connect", "arg": ["127.0.0.1", 443], "kwarg": {"timeout": 2}}
+    assert list(servers.unhealthy(["a"], reboots.health(connect), REF, 6)) == ["a"]
+    pillar = {"pillar": {"deploytoken": {"ref": REF}}, "mods": ["smoke"]}
+    states = ("state.sls", [], {"queue": False, "test": False, **pillar})
+    assert asked == [states, ("network.connect", ["127.0.0.1", 443], {"timeout": 2})]
 
 
-@pytest.mark.parametrize("value", ["ping", "a b.c", 1, [], {}, {"sls": ""}, {"sls": []}, {"function": "a.b", "x": 1}])
+@pytest.mark.parametrize(
+    "value",
+    ["ping", "a b.c", 1, [], {}, {"sls": ""}, {"sls": []}, {"function": "a.b", "x": 1}, {"function": "state.apply"}],
+)
 def test_a_health_that_is_neither_function_nor_sls_is_refused(value):
-    with pytest.raises(errors.Invalid, match="health: "):
+    with pytest.raises(errors.Invalid, match=r"health(\.\w+)?: "):
         reboots.health(value)
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saltext.deploytoken import errors, files, text
+from saltext.deploytoken.machines import states
 from saltext.deploytoken.machines.base import TIMEOUT, Full, Machines, Tell
 
 log = logging.getLogger(__name__)
@@ -52,52 +53,37 @@ class Clock(Protocol):
 class Health:
     """What shows that a machine is well after a reboot: a function with arguments, or SLS that apply."""
 
-    fun: str
-    arg: tuple[Any, ...]
-
-    @property
-    def applies_states(self) -> bool:
-        """Whether these are states, which have to pass the gate."""
-        return self.fun == "state.apply"
+    task: states.Task
 
     def trouble(self, answer: Full | None) -> str:
         """Return why this full return does not say that the machine is well; an empty text if it does."""
         if answer is None:
-            return f"{self.fun} gave no answer"
-        value = answer.get("ret")
-        good = answer.get("retcode") == 0
-        if good and self.applies_states:
-            states = list(value.values()) if isinstance(value, dict) else []
-            good = bool(states) and all(isinstance(one, dict) and one.get("result") is True for one in states)
-        elif good:
-            good = value is not False and value is not None
-        return "" if good else f"{self.fun}: {text.last_line(str(_first_failed(value)))}"
+            why = "gave no answer"
+        elif self.task.function is None:
+            found = self.task.summarize(answer)
+            why = "" if found.result else str(found.failed[0])
+        else:
+            # A function may succeed without a word, but nothing is no word about a machine.
+            why = states.trouble(answer) or ("returned nothing" if answer.get("ret") is None else "")
+        return f"{self.task}: {why}" if why else ""
 
 
 #: An answer is health enough, where nothing else is said.
-PING = Health("test.ping", ())
+PING = Health(states.Task(function=states.Function("test.ping")))
 
 
 def health(value: Any, key: str = "health") -> Health:
     """
-    Return the :class:`Health` of a function's name, or of a mapping of ``function`` and ``arg``, or of ``sls``.
+    Return the :class:`Health` of a function's name, or of a mapping of ``function``, ``arg`` and ``kwarg``, or of
+    ``sls``.
 
     :raises errors.Invalid: for anything else.
     """
     if value is None:
         return PING
-    value = {"function": value} if isinstance(value, str) else value
-    if isinstance(value, dict) and set(value) == {"sls"}:
-        named = value["sls"] if isinstance(value["sls"], list) else [value["sls"]]
-        if named and all(isinstance(one, str) and one for one in named):
-            return Health("state.apply", (value["sls"],))
-    if isinstance(value, dict) and "function" in value and set(value) <= {"function", "arg"}:
-        arg = value.get("arg", [])
-        if re.fullmatch(r"\w+\.\w+", str(value["function"])):
-            return Health(value["function"], tuple(arg) if isinstance(arg, list) else (arg,))
-    raise errors.Invalid(
-        f"{key}: {value!r} is neither a function, nor {{function: NAME, arg: [...]}}, nor {{sls: NAMES}}"
-    )
+    if isinstance(value, Mapping) and set(value) == {"sls"}:
+        return Health(states.task(value, f"{key}."))
+    return Health(states.Task(function=states.function(value, key, name="function")))
 
 
 class Servers:
@@ -135,8 +121,7 @@ class Servers:
     def unhealthy(self, ids: Collection[str], check: Health, ref: str, timeout: float) -> dict[str, str]:
         """Return ``{id: why}`` of those that are not well."""
         # The gate on the minion wants the ref.
-        kwarg = {"pillar": {"deploytoken": {"ref": ref}}} if check.applies_states else None
-        heard = self._machines.collect_returns(ids, check.fun, check.arg, kwarg, timeout=timeout)
+        heard = self._machines.collect_returns(ids, *check.task.call(ref), timeout=timeout)
         found = {minion: check.trouble(heard.get(minion)) for minion in ids}
         return {minion: why for minion, why in found.items() if why}
 
@@ -365,11 +350,3 @@ def _boots(found: Mapping[str, Any]) -> Boots:
     """What machines gave for their boot ID, where it is one."""
     texts = {minion: boot.strip() for minion, boot in found.items() if isinstance(boot, str)}
     return {minion: boot for minion, boot in texts.items() if re.fullmatch("[0-9a-f-]{36}", boot)}
-
-
-def _first_failed(value: Any) -> Any:
-    """What a return says: of states, the comment of the first that failed."""
-    if isinstance(value, dict):
-        failed = [one for one in value.values() if isinstance(one, dict) and one.get("result") is not True]
-        return failed[0].get("comment", failed[0]) if failed else value
-    return value[0] if isinstance(value, list) and value else value
