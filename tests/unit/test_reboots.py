@@ -217,6 +217,68 @@ def test_a_health_that_is_neither_function_nor_sls_is_refused(value):
         reboots.health(value)
 
 
+def test_there_is_a_pause_between_batches_that_rebooted_and_none_after_the_last(tmp_path):
+    servers, clock, told = Servers(a=[OLD, OLD, NEW], b=[OLD, OLD, NEW], c=[NEW]), Clock(), []
+    reboot(servers, tmp_path, ["c", "a", "b"], before={"c": OLD}, clock=clock, tell=told.append, pause=600)
+    # c had rebooted before, and nothing comes after b.
+    assert [line for line in told if "waiting" in line] == ["waiting 10 minutes before b"]
+    assert clock.now == 600
+    assert servers.ordered == ["a", "b"]
+
+
+def test_ctrl_c_in_a_pause_leaves_the_rest(tmp_path):
+    servers, clock = Servers(a=[OLD, OLD, NEW], b=[OLD]), Clock()
+
+    def ctrl_c(seconds):
+        raise SystemExit(0)  # as Salt does
+
+    clock.sleep = ctrl_c
+    with pytest.raises(errors.Interrupted, match=r"Interrupted \(rebooted: a; not rebooted: b\)") as caught:
+        reboot(servers, tmp_path, ["a", "b"], clock=clock, pause=600)
+    assert (caught.value.details["left"], servers.ordered) == (["b"], ["a"])
+
+
+REQUIRED = (
+    "Core libraries or services have been updated:\n  kernel\n\nReboot is required to fully utilize these updates."
+)
+
+
+@pytest.mark.parametrize(
+    ("signs", "verdict"),
+    [
+        ((True, "Debian", {}, None), True),
+        ((True, "Gentoo", "'pkg.version' is not available.", None), True),
+        ((False, "Debian", {"unattended-upgrades": "2.9", "reboot-notifier": ""}, None), False),
+        ((False, "Debian", dict.fromkeys(reboots.WRITERS, ""), None), "nothing there writes /var/run/reboot-required"),
+        ((False, "Debian", "'pkg.version' is not available.", None), "nothing there writes"),
+        ((None, "Debian", {"unattended-upgrades": "2.9"}, None), "no sign"),
+        ((False, "RedHat", {}, {"retcode": 0, "stdout": "Reboot should not be necessary.", "stderr": ""}), False),
+        ((False, "RedHat", {}, {"retcode": 1, "stdout": REQUIRED, "stderr": ""}), True),
+        (
+            (False, "RedHat", {}, {"retcode": 1, "stdout": "", "stderr": "Error: no repository"}),
+            "Error: no repository",
+        ),
+        (
+            (False, "RedHat", {}, {"retcode": 127, "stdout": "", "stderr": "sh: needs-restarting: not found"}),
+            "not found",
+        ),
+        ((False, "RedHat", {}, None), "no clear answer"),
+        ((False, "RedHat", {}, "Refused: …"), "Refused: …"),
+        ((False, "Suse", {}, None), "cannot tell whether it needs a reboot: Suse has no sign of it"),
+    ],
+)
+def test_only_a_machine_that_says_so_needs_a_reboot_and_one_that_cannot_tell_is_named(signs, verdict):
+    class Telling:
+        def signs(self, ids):
+            return {"a": signs}
+
+    needing, unknown = reboots.required(Telling(), ["b", "a"])
+    assert unknown.pop("b") == "did not answer within 15 seconds"
+    assert needing == (["a"] if verdict is True else [])
+    assert list(unknown) == (["a"] if isinstance(verdict, str) else [])
+    assert verdict in unknown.get("a", "") if isinstance(verdict, str) else True
+
+
 def test_a_server_that_is_named_twice_is_rebooted_once(tmp_path):
     deploy = Rehearsal(tmp_path, reboot=["b", "a", "b"])
     deploy.run(until="applied")

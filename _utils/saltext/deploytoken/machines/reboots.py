@@ -1,5 +1,5 @@
 """
-Reboots, seen by boot IDs: which machines rebooted, which are away, and one after the other by order.
+Reboots, seen by boot IDs: which machines rebooted, which are away, which need one, and one after the other by order.
 
 Linux makes a boot ID at each boot. Nothing else shows a reboot for sure: a machine that goes silent may be slow, and
 one that answers may not have gone down yet. So only another boot ID than before is a reboot, and only an answer with
@@ -30,6 +30,14 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 #: Where systemd says that a shutdown is to come, as after ``shutdown -r +1``.
 SCHEDULED = "/run/systemd/shutdown/scheduled"
+
+#: The file that says that a machine needs a reboot, and the packages that write it on Debian and Ubuntu. Without any
+#: of them, nothing writes it for a new kernel (measured on Debian 12).
+REQUIRED = "/var/run/reboot-required"
+WRITERS = ("unattended-upgrades", "update-notifier-common", "reboot-notifier")
+
+#: What says it on Red Hat's systems: ends with 1 if a reboot is needed, but also on an error of its own.
+NEEDS = "needs-restarting -r"
 
 #: Seconds that one look at machines takes at most while they are rebooting, and between two looks.
 LOOK, PAUSE = 6, 2
@@ -103,6 +111,19 @@ class Servers:
         found = self._machines.call_all(ids, questions, timeout=timeout)
         boots = _boots({minion: boot for minion, (boot, _) in found.items()})
         return boots, {minion for minion in boots if found[minion][1] is False}
+
+    def signs(self, ids: Collection[str]) -> dict[str, list[Any]]:
+        """
+        Return what those that answer say of a reboot that they need.
+
+        That is: whether :data:`REQUIRED` is there, the family of the system, the versions of :data:`WRITERS`, and what
+        :data:`NEEDS` returned where that family has it, else None.
+        """
+        questions = {"file.file_exists": [REQUIRED], "grains.get": ["os_family"], "pkg.version": WRITERS}
+        found = self._machines.call_all(ids, questions, timeout=TIMEOUT)
+        others = [minion for minion, (exists, family, _) in found.items() if family == "RedHat" and exists is False]
+        heard = self._machines.collect_returns(others, "cmd.run_all", [NEEDS]) if others else {}
+        return {minion: [*answers, heard.get(minion, {}).get("ret")] for minion, answers in found.items()}
 
     def order(self, ids: Collection[str]) -> dict[str, str]:
         """
@@ -203,6 +224,36 @@ def require_others(order: Iterable[str], boots: Mapping[str, str], key: str = "t
         )
 
 
+def required(servers: Servers, ids: Collection[str]) -> tuple[list[str], dict[str, str]]:
+    """Return those of these machines that need a reboot, in this order, and ``{id: why}`` where that is unknown."""
+    signs = servers.signs(ids)
+    silent = f"did not answer within {TIMEOUT} seconds"
+    found = {minion: _needs_reboot(*signs[minion]) if minion in signs else silent for minion in ids}
+    unknown = {minion: why for minion, why in found.items() if isinstance(why, str)}
+    return [minion for minion in ids if found[minion] is True], unknown
+
+
+def _needs_reboot(exists: Any, family: Any, writers: Any, needs: Any) -> bool | str:
+    """Whether a machine needs a reboot by its :meth:`Servers.signs`, or why that cannot be told."""
+    if exists is True:
+        return True
+    unknown = "cannot tell whether it needs a reboot:"
+    if exists is False and family == "Debian":
+        if isinstance(writers, dict) and any(writers.get(name) for name in WRITERS):
+            return False
+        return f"{unknown} nothing there writes {REQUIRED} (install {WRITERS[0]})"
+    if exists is False and family == "RedHat":
+        answer = needs if isinstance(needs, dict) else {"stderr": needs}
+        code, said, error = (answer.get(key) for key in ("retcode", "stdout", "stderr"))
+        if code == 0:
+            return False
+        if code == 1 and "Reboot is required" in str(said):
+            return True
+        why = text.last_line(error) or "no clear answer"
+        return f"{unknown} {NEEDS}: {why} (is yum-utils or dnf-utils there?)"
+    return f"{unknown} {family} has no sign of it that is known here"
+
+
 def settle(
     servers: Servers, ids: Collection[str], patience: float, tell: Tell, clock: Clock = time
 ) -> tuple[Boots, dict[str, str]]:
@@ -249,6 +300,7 @@ def reboot(
     notes: Notes,
     tell: Tell,
     before: Boots | None = None,
+    pause: float = 0,
     clock: Clock = time,
 ) -> dict[str, dict[str, str]]:
     """
@@ -256,7 +308,8 @@ def reboot(
 
     ``allowed`` is called with the ids of each batch before it, and stops everything by raising. A machine whose boot
     ID differs from ``before`` has already rebooted; only its health is checked. Each batch is waited for ``patience``
-    seconds. ``notes`` (:class:`Notes`) is given the machines that are ordered to reboot, before that is done.
+    seconds. After a batch in which a machine was ordered to reboot, ``pause`` seconds pass before the next. ``notes``
+    (:class:`Notes`) is given the machines that are ordered to reboot, before that is done.
     Returns ``{id: {"old", "new"}}``, the boot IDs of those that rebooted.
 
     :raises errors.Error: with ``rebooted``, ``failed`` and ``left`` in its details.
@@ -274,6 +327,9 @@ def reboot(
             done.update(rebooted)
             if failed:
                 raise errors.Failed(text.join_reasons(failed))
+            if pause and left and notes.sent.intersection(group):
+                tell(f"waiting {text.span(pause)} before {', '.join(left[:batch])}")
+                clock.sleep(pause)
     except (errors.Error, KeyboardInterrupt, SystemExit) as caught:
         error = caught
         if not isinstance(error, errors.Error):
