@@ -62,6 +62,39 @@ def ids(target=None, target_type="glob", ref=None, wait=None, ssh=False):
 
 
 @cli.command
+def required(target=None, target_type="glob", ssh=False):
+    """
+    Say which minions need a reboot, by their own word. Nothing is changed on them.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deployreboots.required 'web*'
+
+    On Debian and Ubuntu, the file ``/var/run/reboot-required`` says so. If none of the packages that write it is
+    there, the answer is unknown. On Red Hat's systems, ``needs-restarting -r`` says so. On other systems, the file
+    means yes, and its absence nothing.
+
+    target, target_type (str)
+        Which minions. The types are those of Salt: ``glob`` (default), ``list``, ``grain``, ``compound``, …
+    ssh (bool)
+        Ask the machines in the roster over salt-ssh, with no master running.
+
+    Returns ``required``: the minions that need a reboot, in the order of a list, else that of the alphabet. If one
+    cannot tell, exits with code 9 and has ``failed`` as well: by minion, why.
+    """
+    from saltext.deploytoken import text
+    from saltext.deploytoken.machines import reboots
+
+    reached = machines.connect(__opts__, ssh)
+    needing, unknown = reboots.required(reboots.Servers(reached), reached.require(_target(target), target_type))
+    if unknown:
+        raise errors.Failed(text.join_reasons(unknown), failed=unknown, required=needing)
+    return {"required": needing}
+
+
+@cli.command
 def reboot(
     target=None,
     target_type="glob",
@@ -70,6 +103,7 @@ def reboot(
     timeout="5m",
     health=None,
     consent=None,
+    pause=None,
     ssh=False,
 ):
     """
@@ -81,8 +115,8 @@ def reboot(
     .. code-block:: bash
 
         salt-run deployreboots.reboot web2,web1 target_type=list ref=f9c2a1b0
-        salt-run deployreboots.reboot 'web*' ref=f9c2a1b0 batch=2 timeout=10m
-        salt-run deployreboots.reboot 'web*' ref=f9c2a1b0 health='{function: service.status, arg: [nginx]}'
+        salt-run deployreboots.reboot 'web*' ref=f9c2a1b0 batch=2 timeout=10m pause=5m
+        salt-run deployreboots.reboot 'web*' ref=f9c2a1b0 health='{function: network.connect, arg: [127.0.0.1, 443]}'
         salt-run deployreboots.reboot 'web*' ref=f9c2a1b0 health='{sls: web.smoke}'
 
     target, target_type (str)
@@ -94,11 +128,14 @@ def reboot(
     timeout (duration)
         How long one batch may take, from the order until all of it is well. Default: ``5m``.
     health (str or dict)
-        What shows that a server is well: a function, which must succeed and return neither False nor None;
-        ``{function: NAME, arg: [...]}``; or ``{sls: NAMES}``, which are applied and must succeed. It is tried again
-        until ``timeout``; one try may take a minute. Default: ``test.ping``.
+        What shows that a server is well: a function, or ``{function: NAME, arg: [...], kwarg: {...}}``, which must
+        succeed as for :py:func:`deploystates.apply <saltext.deploytoken.runners.deploystates.apply>`, and return
+        something; or ``{sls: NAMES}``, which are applied and must succeed. It is tried again until ``timeout``; one
+        try may take a minute. Default: ``test.ping``.
     consent (str or dict)
         Who agreed to what a reboot interrupts, as of :py:func:`busy.check <saltext.deploytoken.runners.busy.check>`.
+    pause (duration)
+        How long to wait between a batch that rebooted and the next one. Default: not at all.
     ssh (bool)
         Go over salt-ssh, to the machines in the roster, with no master running.
 
@@ -123,6 +160,7 @@ def reboot(
         allowed=allowed.reboots(config.parse(__opts__), reached, ref, agreed),
         notes=reboots.Notes(__opts__["cachedir"], ref),
         tell=cli.say,
+        pause=0 if pause is None else values.duration(pause, "pause"),
     )
     return {"rebooted": done}
 

@@ -12,6 +12,7 @@ import signal
 import pytest
 
 from tests.support import deploy as support
+from tests.support import process
 from tests.support.deploy import comment
 from tests.support.machine import Machine
 from tests.support.salt import Result
@@ -60,14 +61,17 @@ def reboot(cluster, *minions, ref=REF, within="240s", **more):
 def test_servers_are_rebooted_in_order_one_after_the_other(held, machines):
     web1, web2 = machines
     before = {machine.id: machine.boot_id for machine in machines}
-    answer = reboot(held, "web2", "web1")
+    port = held.options["ret_port"]
+    answer = reboot(
+        held, "web2", "web1", health={"function": "network.connect", "arg": ["127.0.0.1", port]}, pause="1s"
+    )
     assert answer.code == 0, answer
     assert answer.data["rebooted"] == {
         machine.id: {"old": before[machine.id], "new": machine.boot_id} for machine in (web1, web2)
     }
     assert all(boot["old"] != boot["new"] for boot in answer.data["rebooted"].values())
     steps = [line.split(" ", 1)[1][:12] for line in answer.stderr.splitlines() if " web" in line]
-    assert steps == ["web2: reboot", "web2: is bac", "web1: reboot", "web1: is bac"], answer.stderr
+    assert steps == ["web2: reboot", "web2: is bac", "waiting 1 se", "web1: reboot", "web1: is bac"], answer.stderr
     assert (web1.orders, web2.orders) == (["-r now"], ["-r now"])
 
     seen = held.run("deployreboots.ids", "web*", ref=REF).data
@@ -109,11 +113,12 @@ def test_a_server_that_answers_without_a_reboot_is_not_taken_for_one_that_came_b
     assert machines[1].orders == []
 
 
-def test_a_server_that_comes_back_unwell_stops_the_rest(held, machines, tmp_path):
-    check = {"function": "file.file_exists", "arg": [str(tmp_path / "well")]}
+def test_a_server_whose_service_is_down_stops_the_rest(held, machines):
+    check = {"function": "network.connect", "arg": ["127.0.0.1", port := process.free_port()]}
     answer = reboot(held, "web1", "web2", within=machines[0].patience, health=check)
     assert answer.code == 9, answer
-    assert answer.data["failed"] == {"web1": "came back, and is not well: file.file_exists: False"}
+    why = f"network.connect: Unable to connect to 127.0.0.1 (127.0.0.1) on tcp port {port}"
+    assert answer.data["failed"] == {"web1": f"came back, and is not well: {why}"}
     assert machines[1].orders == []
 
 
@@ -147,6 +152,29 @@ def test_nobody_reboots_without_the_token_nor_over_somebody_elses_work(held, mac
     assert data["reason"] == "not_yours", data
     assert (list(data["rebooted"]), data["left"]) == (["web1"], ["web2"])
     assert machines[1].orders == []
+
+
+def test_servers_say_whether_they_need_a_reboot_and_one_that_cannot_tell_is_named(held, machines):
+    required = lambda: held.run("deployreboots.required", "web2,web1", target_type="list")  # noqa: E731
+    # A Debian on which nothing writes the file.
+    answer = required()
+    assert (answer.code, list(answer.data["failed"])) == (9, ["web2", "web1"]), answer
+    assert "nothing there writes /var/run/reboot-required" in answer.data["failed"]["web1"]
+
+    held.ask("web1", "file.touch", "/var/run/reboot-required")
+    needs = machines[1].folder / "bin" / "needs-restarting"
+    held.ask("web2", "grains.setval", "os_family", "RedHat")
+    try:
+        assert "not found (is yum-utils" in required().data["failed"]["web2"]
+        for words, code, needing in (("not be necessary", 0, ["web1"]), ("Reboot is required", 1, ["web2", "web1"])):
+            needs.write_text(f"#!/bin/sh\n[ $1 = -r ] && echo '{words}.' && exit {code}\n")
+            needs.chmod(0o755)
+            answer = required()
+            assert (answer.code, answer.data) == (0, {"required": needing}), answer
+    finally:
+        needs.unlink(missing_ok=True)
+        held.ask("web2", "grains.delval", "os_family", destructive=True)
+        held.ask("web1", "file.remove", "/var/run/reboot-required")
 
 
 def test_a_target_of_nobody_or_of_this_very_machine_is_refused(held):
