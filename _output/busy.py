@@ -29,13 +29,13 @@ def output(data, **kwargs):
             lines += _minion(minion, answer)
         for name, why in sorted((data.get("failed") or {}).items()):
             lines += [name, *_row("unknown", "", "", why)]
-        consented = data.get("consented") or {}
-        if consented.get("to"):
-            lines += ["", f"{consented['by']} agreed to the interruption of:"]
-            lines += [f"  {blocker['id']}" for blocker in consented["to"]]
-        if data.get("consent_lines"):
-            lines += ["", *textwrap.wrap("If the people named agree, write down who did, and go on with:", WIDTH)]
-            lines += [f"  {line}" for line in data["consent_lines"]]
+        for one in data.get("consented") or []:
+            lines += ["", f"{one['by']} agreed to the interruption of:"]
+            lines += [f"  {blocker['id']}" for blocker in one["to"]]
+        if data.get("next"):
+            why, command = data["next"]
+            # In one line, so that it can be pasted.
+            lines += ["", *textwrap.wrap(f"{why}:", WIDTH), f"  {command}"]
         return "\n".join(lines)
     if isinstance(data, dict) and data and all(_is_answer(answer) for answer in data.values()):
         return "\n".join(line for minion, answer in sorted(data.items()) for line in _minion(minion, answer))

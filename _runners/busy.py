@@ -9,6 +9,9 @@ or whose answer is not clear: each blocks, like a spider that runs, and is named
 """
 
 import contextlib
+import inspect
+import json
+import shlex
 
 from saltext.deploytoken import cli, errors, machines, values
 from saltext.deploytoken.busy import consent as agreement
@@ -26,13 +29,13 @@ def check(target=None, target_type="glob", consent=None, timeout=None, ssh=False
         salt-run busy.check 'kingfisher*'
         salt-run busy.check target='web1,web2' target_type=list --out=json
         salt-run busy.check 'kingfisher*' ssh=True
-        salt-run busy.check 'kingfisher*' consent='{by: "Jane Doe, helpdesk", for: ["kingfisher-main/scrapyd/*"]}'
+        salt-run busy.check 'kingfisher*' consent='[{by: "Jane Doe, helpdesk", for: ["kingfisher-main/scrapyd/*"]}]'
 
     target, target_type (str)
         Which minions. The types are those of Salt: ``glob`` (default), ``list``, ``grain``, ``compound``, …
-    consent (str or dict)
-        Who agreed to interruptions: a name, for all that runs at the moment; or ``{by: NAME, for: [ids or globs]}``,
-        for just that. An unknown is never covered.
+    consent (str, dict or list)
+        Who agreed to interruptions: a name, for all that runs at the moment; ``{by: NAME, for: [ids or globs]}``, for
+        just that; or a list of these, one for each person. An unknown is never covered.
     timeout (duration)
         How long to wait for minions that give no sign, in seconds or as ``30s``, ``1m``. Default: 15, or
         ``deploytoken.patience`` if that is less. Over salt-ssh, for connecting; the whole answer has ten times as
@@ -49,19 +52,32 @@ def check(target=None, target_type="glob", consent=None, timeout=None, ssh=False
     minions
         For each of them, what ``busy.check`` on the minion returned.
     consented
-        ``by`` and ``to``: the blockers that the consent covers. None without consent.
+        A list of the people who agreed to something that runs: ``by``, and ``to``, a list of blockers.
 
     Without ``--out``, this is printed as a table. If the minions are not idle, exits with code 7, and in place of
-    ``idle`` there are ``reason``, ``message``, ``blockers`` (those without consent), ``unknowns`` (each with its
-    ``minion``), ``failed`` (the minions that did not answer, and why) and ``consent_lines`` to paste. Exits with code
-    2 if an argument is wrong.
+    ``idle`` there are:
+
+    reason, message
+        ``busy``, and what to tell people.
+    blockers
+        Those without consent.
+    unknowns
+        What could not be found out, each with its ``minion``.
+    failed
+        The minions that did not answer, and why.
+    consent
+        The argument ``consent`` that is needed: the one that was given, and what is to be asked of each person.
+    next
+        ``[why, command]``: the command that has this consent. None if nothing runs that needs it.
+
+    Exits with code 2 if an argument is wrong.
     """
     from saltext.deploytoken.busy import verdict
 
     agreed = agreement.parse(consent)
     reached = machines.connect(__opts__, ssh)
     seconds = None if timeout is None else values.positive_duration(timeout, "timeout")
-    with _as_table():
+    with _explained(check, target, target_type=target_type, timeout=timeout, ssh=ssh):
         found = verdict.look(reached, _target(target, target_type), target_type, seconds)
         return {**verdict.judge(found, agreed).data(), **_table()}
 
@@ -107,7 +123,8 @@ def wait(
         settle=values.positive_duration(settle, "settle"),
         stuck=values.positive_duration(stuck, "stuck"),
     )
-    with _as_table():
+    asked = {"timeout": timeout, "interval": interval, "settle": settle, "stuck": stuck}
+    with _explained(wait, target, target_type=target_type, **asked, ssh=ssh):
         found, waited = waiting.wait(lambda: verdict.look(reached, target, target_type), agreed, times, cli.say)
         return {**found.data(), "waited": int(waited), **_table()}
 
@@ -118,13 +135,27 @@ def _target(target, target_type):
 
 
 @contextlib.contextmanager
-def _as_table():
-    """Have a refusal printed as a table, too."""
+def _explained(function, target, **given):
+    """Have a refusal printed as a table, too, with the command that goes on if those who are to be asked agree."""
     try:
         yield
     except errors.Busy as refusal:
-        refusal.details.update(_table())
+        found = refusal.details
+        command = _command(function, target, given, found["consent"]) if found["consent"] else None
+        found["next"] = command and [agreement.condition(found["blockers"]), command]
+        found.update(_table())
         raise
+
+
+def _command(function, target, given, consent):
+    """The command line that asks the same with this consent, ready to paste."""
+    usual = inspect.signature(function).parameters
+    words = {"target": ",".join(target) if isinstance(target, list) else target}
+    words |= {key: value for key, value in given.items() if value != usual[key].default}
+    # Not in ASCII: YAML takes the two halves of an escaped emoji for two characters.
+    words["consent"] = json.dumps(consent, ensure_ascii=False)
+    shown = [f"{key}={shlex.quote(str(value))}" for key, value in words.items()]
+    return " ".join(["salt-run", f"busy.{function.__name__}", *shown])
 
 
 def _table():

@@ -1,10 +1,14 @@
 """``salt-run busy.check``, ``busy.wait`` and the state, on a real master: who did not clearly say idle blocks."""
 
+import getpass
 import json
+import pathlib
+import shlex
+import sys
 
 import pytest
-import yaml
 
+from tests.support import process
 from tests.support.deploy import stopped
 from tests.support.salt import Result, states
 from tests.support.wait import until
@@ -50,16 +54,17 @@ def test_a_busy_minion_blocks_and_consent_covers_what_it_names_and_nothing_else(
     ids = [f"kingfisher-main/scrapyd/kingfisher:collect:{job[:6]}" for job in (first, second)]
     assert sorted(blocker["id"] for blocker in busy.data["blockers"]) == sorted(ids)
 
-    pasted = yaml.safe_load("\n".join(busy.data["consent_lines"]))["consent"]
-    assert sorted(pasted["for"]) == sorted(ids)
-    agreed = cluster.run("busy.check", "k*", consent={**pasted, "by": "Jane Doe, helpdesk"})
-    assert agreed.code == 0, agreed
-    assert agreed.data["consented"]["by"] == "Jane Doe, helpdesk"
-    assert len(agreed.data["consented"]["to"]) == 2
-
-    half = cluster.run("busy.check", "k*", consent={"by": "Jane", "for": [ids[0]]})
+    half = cluster.run("busy.check", "k*", consent={"by": "Jane Doe, helpdesk", "for": [ids[0]]})
     assert half.code == 7
     assert [blocker["id"] for blocker in half.data["blockers"]] == [ids[1]]
+    assert [one["by"] for one in half.data["consented"]] == ["Jane Doe, helpdesk"]
+
+    why, command = half.data["next"]
+    assert why == "If Started by Ben agrees"
+    agreed = cluster.command(*shlex.split(command))
+    assert agreed.code == 0, agreed
+    assert [one["by"] for one in agreed.data["consented"]] == ["Jane Doe, helpdesk", "Started by Ben"]
+    assert [[blocker["id"] for blocker in one["to"]] for one in agreed.data["consented"]] == [[ids[0]], [ids[1]]]
 
     minion = cluster.salt("k*", "busy.check")
     assert minion.data["kingfisher-main"]["idle"] is False
@@ -69,7 +74,30 @@ def test_a_busy_minion_blocks_and_consent_covers_what_it_names_and_nothing_else(
     assert max(len(line) for line in table.splitlines() if "/" not in line) <= 80
     assert "kingfisher-main: busy" in table
     assert "Started by Ana" in table
-    assert 'by: "WHO AGREED"' in table
+    assert "  salt-run busy.check target='k*' consent='[{" in table
+
+
+def test_states_that_run_on_a_minion_block_and_name_who_runs_them(cluster, configure, tmp_path):
+    began, go = tmp_path / "began", tmp_path / "go"
+    wait = f"touch {began}; while ! test -e {go}; do sleep 0.1; done"
+    cluster.sls("waits", f"waits:\n  cmd.run:\n    - name: '{wait}'\n")
+    salt = pathlib.Path(sys.executable).with_name("salt")
+    running = process.start([salt, "-c", cluster.folder, "kingfisher-main", "state.sls", "waits"], tmp_path / "log")
+    try:
+        until(began.exists, what="the states to begin")
+        busy = cluster.run("busy.check", "*")
+    finally:
+        go.touch()
+        running.wait(60)
+        process.end(running)
+    idle = cluster.run("busy.wait", "*", "timeout=1m", interval="1s", settle="1s")
+
+    assert (busy.code, busy.data["reason"]) == (7, "busy"), busy
+    (blocker,) = busy.data["blockers"]
+    jid = blocker["id"].removeprefix("kingfisher-main/salt/")
+    assert (blocker["what"], blocker["ask"], len(jid)) == ("state.sls", getpass.getuser(), 20)
+    assert f"(ask {getpass.getuser()}): state.sls on kingfisher-main for" in busy.data["message"]
+    assert idle.code == 0, idle
 
 
 def test_a_target_that_matches_nobody_blocks(cluster):
@@ -206,9 +234,9 @@ def test_the_step_stops_an_orchestration_and_says_whom_to_ask(cluster, configure
         assert [row["result"] for row in states(busy)] == [True, False, False], busy
         assert busy.code == 1
         assert "Started by Ana" in states(busy)[1]["comment"]
-        assert 'by: "WHO AGREED"' in states(busy)[1]["comment"]
+        assert '"by": "Started by Ana"' in states(busy)[1]["comment"]
 
     agreed = cluster.orchestrate("steps", **asked, consent={"by": "Jane", "for": ["kingfisher-main/scrapyd/*"]})
     assert [row["result"] for row in states(agreed)] == [True, True, True], agreed
-    assert states(agreed)[1]["consented"]["by"] == "Jane"
+    assert [one["by"] for one in states(agreed)[1]["consented"]] == ["Jane"]
     assert states(agreed)[1]["changes"] == {}

@@ -50,13 +50,14 @@ def test_only_what_is_clearly_idle_is_shown_as_idle(odd, word):
     assert table.output({"kf": odd}).splitlines()[0] == f"kf: {word}"
 
 
-def test_the_runners_answer_adds_the_silent_and_the_lines_to_paste():
+def test_the_runners_answer_adds_the_silent_and_a_command_to_paste():
+    command = "salt-run busy.check target='kf*' consent='" + "x" * 100 + "'"
     answer = {
         "message": "1 thing running",
         "minions": {"kf": BUSY},
         "failed": {"mute": "did not answer within 15 seconds"},
-        "consented": {"by": "Jane", "to": [{**BLOCKER, "id": "kf/tmux/other"}]},
-        "consent_lines": ["consent:", '  by: "WHO AGREED"'],
+        "consented": [{"by": "Jane", "to": [{**BLOCKER, "id": "kf/tmux/other"}]}],
+        "next": ["If ana-load (ocdskfs) agrees", command],
     }
     text = table.output(answer)
 
@@ -66,9 +67,11 @@ def test_the_runners_answer_adds_the_silent_and_the_lines_to_paste():
         "did not answer",
         "Jane agreed",
         "  kf/tmux/other",
-        '    by: "WHO AGREED"',
+        "If ana-load (ocdskfs) agrees:",
     ):
         assert line in text
+    assert text.splitlines()[-1] == f"  {command}"
+    assert "agrees" not in table.output({**answer, "next": None})
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,38 @@ def test_a_queue_of_which_nothing_runs_is_stuck():
     assert [one["id"] for one in caught.value.details["stuck"]] == [job("pending")["id"]]
 
 
+def test_work_that_begins_during_a_wait_is_not_what_jane_agreed_to_before():
+    machines = Scripted("kf")
+    machines.busy["kf"] = [busy("kf", "old"), busy("kf", "new"), *[busy("kf", "old")] * 3]
+    told = []
+    found, _ = wait(machines, consent.parse("Jane"), tell=told.append)
+    assert "new on kf" in told[0]
+    assert str(found) == "Jane agreed to the interruption of kf/p/old"
+    assert consent.data(found.agreed) == [{"by": "Jane", "for": ["kf/p/old"]}]
+
+
+def test_a_verdict_has_what_was_agreed_to_and_by_whom():
+    machines = Scripted("a", "b")
+    machines.busy = {"a": busy("a"), "b": busy("b")}
+    found = verdict.look(machines, "*")
+    done = verdict.judge(found, consent.parse([{"by": "Jane", "for": ["a/*"]}, "Ben"]))
+    assert str(done) == "Jane agreed to the interruption of a/p/spider; Ben agreed to the interruption of b/p/spider"
+    assert {one["by"]: [each["id"] for each in one["to"]] for one in done.data()["consented"]} == {
+        "Jane": ["a/p/spider"],
+        "Ben": ["b/p/spider"],
+    }
+    # A later look has nothing to do with Ben.
+    machines.busy["b"] = busy("b", "other")
+    with pytest.raises(errors.Busy, match="other on b") as caught:
+        verdict.judge(verdict.look(machines, "*"), done.agreed)
+    assert caught.value.details["consent"] == [*consent.data(done.agreed), {"by": "WHO AGREED", "for": ["b/p/other"]}]
+
+
+def test_an_idle_machine_needs_nobody_s_consent():
+    done = verdict.judge(verdict.look(Scripted("a"), "*"), consent.parse("Jane"))
+    assert (str(done), done.agreed, done.data()["consented"]) == ("Idle: a", None, [])
+
+
 def test_idle_is_what_two_looks_find_that_are_further_apart_than_a_moment():
     machines = Scripted("kf")
     machines.busy["kf"] = [IDLE, busy("kf"), IDLE, IDLE, IDLE]

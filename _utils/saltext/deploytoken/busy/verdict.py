@@ -48,7 +48,7 @@ class Verdict:
     """
     Machines that are idle, or of which somebody agreed to the interruption.
 
-    ``covered`` has the blockers to which ``agreed`` applies, and ``boots`` the boot IDs that came with the answers.
+    ``agreed`` is the consent, frozen to what was found; ``covered`` has the blockers to which it applies.
     """
 
     found: Found
@@ -61,9 +61,9 @@ class Verdict:
         return {machine: answer.get("boot") for machine, answer in self.found.answers.items()}
 
     def __str__(self) -> str:
-        if self.agreed and self.covered:
-            ids = ", ".join(blocker["id"] for blocker in self.covered)
-            return f"{self.agreed.by} agreed to the interruption of {ids}"
+        if self.covered:
+            people = consent.by_person(self.agreed, self.covered).items()
+            return "; ".join(f"{by} agreed to the interruption of {_ids(blockers)}" for by, blockers in people)
         notes = {machine: self.found.answers[machine].get("note") for machine in self.found.expected}
         return "Idle: " + ", ".join(f"{name} ({note})" if note else name for name, note in notes.items())
 
@@ -112,8 +112,11 @@ def judge(found: Found, agreed: Consent | None, prefix: str = "") -> Verdict:
     """
     Return the :class:`Verdict` if all machines are idle, or somebody agreed to what is interrupted.
 
+    A name without ids agrees to what was found here, so judge a later look with the ``agreed`` of this verdict.
+
     :raises errors.Busy: otherwise. ``prefix`` begins the message; the details have all that was found.
     """
+    agreed = consent.frozen(agreed, found.blockers)
     left, details = found.uncovered(agreed), refusal(found, agreed)
     if not found.expected:
         raise found.machines.matches_nobody(found.target, **details)
@@ -136,7 +139,7 @@ def judge(found: Found, agreed: Consent | None, prefix: str = "") -> Verdict:
 
 
 def refusal(found: Found, agreed: Consent | None) -> dict[str, Any]:
-    """Return the details of a refusal: all that was found, and lines to paste for a consent."""
+    """Return the details of a refusal: all that was found, and under ``consent`` the consent that is needed."""
     left = found.uncovered(agreed)
     return {
         "target": found.target,
@@ -146,7 +149,7 @@ def refusal(found: Found, agreed: Consent | None) -> dict[str, Any]:
         "blockers": left,
         "unknowns": found.unknowns,
         "consented": _consented(agreed, consent.covered(agreed, found.blockers)),
-        "consent_lines": consent.lines(left),
+        "consent": consent.request(agreed, found.blockers),
     }
 
 
@@ -181,5 +184,9 @@ def _has(one: Mapping[str, Any], needed: Mapping[str, Any]) -> bool:
     )
 
 
-def _consented(agreed: Consent | None, covered: list[Blocker]) -> dict[str, Any] | None:
-    return {"by": agreed.by, "to": covered} if agreed else None
+def _consented(agreed: Consent | None, covered: list[Blocker]) -> list[dict[str, Any]]:
+    return [{"by": by, "to": blockers} for by, blockers in consent.by_person(agreed, covered).items()]
+
+
+def _ids(blockers: list[Blocker]) -> str:
+    return ", ".join(blocker["id"] for blocker in blockers)

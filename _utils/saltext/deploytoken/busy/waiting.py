@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from saltext.deploytoken import errors, text
-from saltext.deploytoken.busy import verdict
+from saltext.deploytoken.busy import consent, verdict
 from saltext.deploytoken.busy.consent import Blocker, Consent
 from saltext.deploytoken.busy.verdict import Found, Verdict
 from saltext.deploytoken.machines.base import Tell
@@ -42,6 +42,8 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
     """
     Look again and again until the machines are idle; return the verdict and the seconds that it took.
 
+    A name without ids is a consent to what the first look finds; what begins later is waited for.
+
     ``look`` (callable)
         Asks once, as :py:func:`saltext.deploytoken.busy.verdict.look` does.
     ``tell`` (callable)
@@ -53,8 +55,9 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
     waiting: dict[str, float] = {}  # the ids of pending jobs: since when
     told: Any = None
     told_at = idle_since = None
+    found = look()
+    agreed = consent.frozen(agreed, found.blockers)
     while True:
-        found = look()
         now = time.monotonic()
         if not found.expected:
             verdict.judge(found, agreed)
@@ -85,6 +88,7 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
             rest = min(rest, remaining)
         # An idle look just before the end is worth nothing without its second one, so that one may come later.
         time.sleep(rest)
+        found = look()
 
 
 def pending_alone(blockers: Iterable[Blocker]) -> list[str]:
