@@ -35,11 +35,11 @@ def execute(opts, data, func, args, kwargs):
     for name in _names(data, func):
         if not name.startswith(RUN_STATES):
             continue
-        if "deploygate.check" not in __salt__:
+        if "deploygate.admit" not in __salt__:
             raise CommandExecutionError(
                 "Refused: the gate's execution module is not on this minion. Run `salt MINION saltutil.sync_modules`."
             )
-        answer = __salt__["deploygate.check"](pillar=kwargs.get("pillar"), test=kwargs.get("test"), fun=name)
+        answer = __salt__["deploygate.admit"](pillar=kwargs.get("pillar"), test=kwargs.get("test"), fun=name)
         if answer.get("allowed") is not True:
             raise CommandExecutionError(answer.get("comment") or "Refused: the gate gave no answer.")
 

@@ -101,7 +101,7 @@ TRANSACTIONAL = (
 
 def check(pillar=None, test=False, fun="state.apply"):
     """
-    Say whether a run of states is allowed here, now. Changes nothing.
+    Say whether a run of states is allowed here, now. Changes nothing, and puts nothing on record.
 
     CLI Example:
 
@@ -124,39 +124,36 @@ def check(pillar=None, test=False, fun="state.apply"):
     Returns a dictionary: ``allowed`` (bool), ``comment`` (one line: why, and what to do next), ``mode``, and
     ``warning`` (bool): allowed, although the token does not allow it.
     """
-    mode = _mode(__opts__.get("deploygate"))
-    if mode == "off":
-        return _answer(True, mode, "The gate of this minion is off.")
-    if test is True and fun in HONOUR_TEST:
-        return _answer(True, mode, "A test run changes nothing and passes the gate.")
-    if not _runs_states(fun):
-        return _answer(True, mode, f"{fun} runs no states and passes the gate.")
+    return _unasked(test, fun) or _asked(pillar, fun)
 
+
+def admit(pillar=None, test=False, fun="state.apply"):
+    """
+    Decide as :py:func:`check` about a run that begins now if it is allowed. The gate's executor and state call this.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'docs' deploygate.admit pillar='{"deploytoken": {"break_glass": "the site is down", "by": "Alice"}}'
+
+    The arguments and the answer are those of :py:func:`check`. If the run passes only because somebody broke the
+    glass, or because the gate only warns, the log and the event bus say so, and the master keeps a record of broken
+    glass.
+    """
     run = _run(pillar)
-    if fun == GATE_STATE and (comment := _recall(run)):
-        return _answer(True, mode, comment)
-    question = {"nonce": secrets.token_hex(16), "ref": run["ref"], "fun": fun}
-    if run["break_glass"]:
-        question["break_glass"] = {"why": run["break_glass"], "by": run["by"]}
-    fresh = _ask(question)
-    mode = mode or _mode(fresh.get("deploygate")) or "enforce"
-    if mode == "off":
-        return _answer(True, mode, "The gate of this minion is off.")
-
-    is_open, comment = _verdict(fresh.get("deploytoken"), question["nonce"], run["ref"])
-    if is_open:
-        _remember(run, comment)
-        return _answer(True, mode, comment)
-    if run["break_glass"]:
-        comment = f"Glass broken by {run['by']}: {run['break_glass']}. {comment}"
-        _announce("broken", comment, {"by": run["by"], "why": run["break_glass"], "fun": fun})
-        return _answer(True, mode, comment, warning=True)
-    if mode == "warn":
-        _announce("warned", comment, {"fun": fun})
-        return _answer(True, mode, f"NOT ENFORCED HERE (deploygate: warn). {comment}", warning=True)
-    if "break_glass" in _said(pillar):
-        comment += ' In an emergency, break_glass needs a name and a reason: {"break_glass": "WHY", "by": "NAME"}.'
-    return _answer(False, mode, comment)
+    answer = _unasked(test, fun) or (fun == GATE_STATE and _recall(run))
+    if not answer:
+        answer = _asked(pillar, fun)
+        if answer["warning"] and answer["mode"] == "warn":
+            _announce("warned", answer["comment"], {"fun": fun})
+        elif answer["warning"]:
+            glass = {"by": run["by"], "why": run["break_glass"]}
+            _ask(fun, run["ref"], break_glass=glass)  # for the master's record; the answer is no longer needed
+            _announce("broken", answer["comment"], {**glass, "fun": fun})
+        if answer["allowed"]:
+            _remember(run, answer)
+    return answer
 
 
 def ways():
@@ -177,8 +174,7 @@ def ways():
     minion *runs*. A scheduled job is listed if it runs states and neither the gate's state in the top file nor one in
     the job's own SLS sees it. ``docs/gate.md`` names what is always open.
     """
-    question = {"nonce": secrets.token_hex(16), "ref": "", "fun": "deploygate.ways"}
-    fresh = _ask(question)
+    fresh, nonce = _ask("deploygate.ways")
     token = fresh.get("deploytoken")
     mode = _mode(__opts__.get("deploygate")) or _mode(fresh.get("deploygate")) or "enforce"
     executors = __opts__.get("module_executors")
@@ -186,7 +182,7 @@ def ways():
         "mode": mode,
         "executor": isinstance(executors, list) and executors[:1] == ["deploygate"],
         "gate_state": _begins_with_gate("state.show_lowstate"),
-        "live_token": isinstance(token, dict) and token.get("nonce") == question["nonce"] and not token.get("error"),
+        "live_token": isinstance(token, dict) and token.get("nonce") == nonce and not token.get("error"),
     }
     lines = []
     if mode != "enforce":
@@ -199,7 +195,7 @@ def ways():
     if not found["gate_state"]:
         lines.append("A scheduled highstate passes: put deploytoken.gate first into the top file.")
     if not found["live_token"]:
-        lines.append(f"The gate cannot open. {_verdict(token, question['nonce'], '')[1]}")
+        lines.append(f"The gate cannot open. {_verdict(token, nonce, '')[1]}")
     lines += _open_jobs(found["gate_state"])
     if lines:
         __context__["retcode"] = 1
@@ -258,6 +254,40 @@ def _begins_with_gate(show, *args, **kwargs):
         return False
 
 
+def _unasked(test, fun):
+    """The answer for a run about which the token need not be asked, or None."""
+    mode = _mode(__opts__.get("deploygate"))
+    if mode == "off":
+        return _answer(True, mode, "The gate of this minion is off.")
+    if test is True and fun in HONOUR_TEST:
+        return _answer(True, mode, "A test run changes nothing and passes the gate.")
+    if not _runs_states(fun):
+        return _answer(True, mode, f"{fun} runs no states and passes the gate.")
+    return None
+
+
+def _asked(pillar, fun):
+    """The answer for a run of states, from the live token."""
+    run = _run(pillar)
+    fresh, nonce = _ask(fun, run["ref"])
+    mode = _mode(__opts__.get("deploygate")) or _mode(fresh.get("deploygate")) or "enforce"
+    if mode == "off":
+        return _answer(True, mode, "The gate of this minion is off.")
+    is_open, comment = _verdict(fresh.get("deploytoken"), nonce, run["ref"])
+    if is_open:
+        return _answer(True, mode, comment)
+    otherwise = comment.removeprefix("Refused: ")
+    if mode == "warn":
+        comment = f"NOT ENFORCED HERE (deploygate: warn). Would be refused: {otherwise}"
+        return _answer(True, mode, comment, warning=True)
+    if run["break_glass"]:
+        comment = f"Glass broken by {run['by']}: {run['break_glass']}. Would be refused: {otherwise}"
+        return _answer(True, mode, comment, warning=True)
+    if "break_glass" in _said(pillar):
+        comment += ' In an emergency, break_glass needs a name and a reason: {"break_glass": "WHY", "by": "NAME"}.'
+    return _answer(False, mode, comment)
+
+
 def _runs_states(fun):
     """Whether the gate must be asked. An unknown function counts as running states."""
     if fun.startswith("transactional_update."):
@@ -295,14 +325,14 @@ def _run(pillar):
     return run
 
 
-def _remember(run, comment):
-    """Note that the gate has just opened for this run."""
-    __context__["deploygate"] = {"run": run, "comment": comment, "at": time.monotonic()}
+def _remember(run, answer):
+    """Note that the gate has just let this run through."""
+    __context__["deploygate"] = {"run": run, "answer": answer, "at": time.monotonic()}
 
 
 def _recall(run):
     """
-    The comment with which the executor has just let this run through, or None. It serves once: a second gate state
+    The answer with which the executor has just let this run through, or None. It serves once: a second gate state
     asks.
 
     Executor and state ask the same question, one as the run is called and the other as its first step, and each
@@ -313,16 +343,17 @@ def _recall(run):
     known = dict(kept)
     kept.clear()
     fresh = known and time.monotonic() - known["at"] <= FRESH
-    return known["comment"] if fresh and known["run"] == run else None
+    return known["answer"] if fresh and known["run"] == run else None
 
 
-def _ask(question):
-    """The fresh pillar. Whatever goes wrong becomes an error in it, and closes the gate."""
+def _ask(fun, ref="", **more):
+    """The fresh pillar, and the nonce of this question. Whatever goes wrong becomes an error in the pillar."""
+    nonce = secrets.token_hex(16)
     try:
-        return _fresh_pillar(question)
+        return _fresh_pillar({"nonce": nonce, "ref": ref, "fun": fun, **more}), nonce
     except Exception as error:
         log.debug("Cannot ask for the live token", exc_info=True)
-        return {"deploytoken": {"nonce": question["nonce"], "error": f"the pillar cannot be compiled: {error}"}}
+        return {"deploytoken": {"nonce": nonce, "error": f"the pillar cannot be compiled: {error}"}}, nonce
 
 
 def _fresh_pillar(question):

@@ -32,12 +32,12 @@ def passed(name, answer=None):
     """
     ret = {"name": name, "result": False, "comment": "", "changes": {}}
     if answer is None:
-        if "deploygate.check" not in __salt__:
+        if "deploygate.admit" not in __salt__:
             ret["comment"] = "Refused: this minion lacks the gate's module. Run `salt MINION saltutil.sync_modules`."
             return ret
         # The run's own pillar, overrides included; `pillar.get` gives asterisks here (Salt 3008).
         run = dict(__pillar__)
-        answer = __salt__["deploygate.check"](pillar=run, test=__opts__.get("test"), fun="deploygate.passed")
+        answer = __salt__["deploygate.admit"](pillar=run, test=__opts__.get("test"), fun="deploygate.passed")
     if not isinstance(answer, dict):
         answer = {}
     ret["result"] = answer.get("allowed") is True

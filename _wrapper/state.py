@@ -45,7 +45,7 @@ def _refused(fun, kwargs):
     if not isinstance(configured, dict) or configured.get("ssh_gate", False) is False:
         return ""
     test = kwargs.get("test") if fun not in DEAF_TO_TEST else False
-    answer = __salt__["deploygate.check"](pillar=kwargs.get("pillar"), test=test, fun=fun)
+    answer = __salt__["deploygate.admit"](pillar=kwargs.get("pillar"), test=test, fun=fun)
     if isinstance(answer, dict) and answer.get("allowed") is True:
         return ""
     return (answer.get("comment") if isinstance(answer, dict) else "") or "Refused: the gate gave no answer."

@@ -13,5 +13,5 @@ deploy token:
     - order: first
     - failhard: True
 {%- if "thin_dir" in opts %}
-    - answer: {{ salt["deploygate.check"](pillar={"deploytoken": pillar.get("deploytoken")}, test=opts.test, fun="deploygate.passed") | json }}
+    - answer: {{ salt["deploygate.admit"](pillar={"deploytoken": pillar.get("deploytoken")}, test=opts.test, fun="deploygate.passed") | json }}
 {%- endif %}

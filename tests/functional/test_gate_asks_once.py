@@ -8,6 +8,7 @@ import yaml
 from salt.exceptions import CommandExecutionError
 
 from saltext.deploytoken import config
+from saltext.deploytoken.gate.glass import pending
 from saltext.deploytoken.token import Token
 from tests.support.salt import Config
 
@@ -72,7 +73,7 @@ def gates(loaders, options, token):
     def state(run):
         # The last answer, which all gates may use for 3 seconds, is gone.
         (pathlib.Path(loaded.opts["cachedir"]) / "deploytoken" / "live.json").unlink(missing_ok=True)
-        return loaded.modules["deploygate.check"](pillar=run, fun="deploygate.passed")["allowed"]
+        return loaded.modules["deploygate.admit"](pillar=run, fun="deploygate.passed")["allowed"]
 
     return executor, state
 
@@ -114,3 +115,13 @@ def test_a_refusal_serves_nobody(gates, token):
     assert not executor(later)
     token.acquire("once more", ref="a0a0a0a0")
     assert state(later)
+
+
+def test_glass_that_is_broken_once_is_told_once(gates, token, options, loaders):
+    executor, state = gates
+    glass = {"deploytoken": {"break_glass": "the site is down", "by": "Bob"}}
+    assert executor(glass)
+    token.release("done", ref=REF)
+    assert state(glass)
+    (run,) = pending(loaders("minion", **options).opts["cachedir"])
+    assert run.fun == "state.apply"

@@ -229,16 +229,29 @@ def test_a_mode_that_is_none_enforces(check, token, word):
     assert not check(deploygate=word)["allowed"]
 
 
-def test_warn_lets_through_and_says_so(loaders, options, token, monkeypatch):
+@pytest.fixture
+def admit(loaders, options, monkeypatch):
+    """``admit(pillar of the run, …)`` on a minion with these further options; and the events that it sends."""
+    sent = {}
+
+    def asked(run=None, test=False, **more):
+        rule = loaders("minion", **{**options, **more}).modules["deploygate.admit"]
+        monkeypatch.setitem(rule.__globals__, "__salt__", {"event.send": sent.__setitem__})
+        return rule(pillar=run, test=test)
+
+    return asked, sent
+
+
+def test_warn_lets_through_and_says_so(admit, token, caplog):
     assert token.status()["held_by"] is None
-    check, sent = loaders("minion", **options, deploygate="warn").modules["deploygate.check"], {}
-    monkeypatch.setitem(check.__globals__, "__salt__", {"event.send": sent.__setitem__})
-    answer = check()
+    ask, sent = admit
+    answer = ask(deploygate="warn")
     assert answer["allowed"]
     assert answer["warning"]
-    assert "NOT ENFORCED" in answer["comment"]
-    assert list(sent) == ["deploytoken/gate/warned"]
-    assert "nobody holds the deploy token" in sent["deploytoken/gate/warned"]["comment"]
+    assert answer["comment"].startswith("NOT ENFORCED HERE (deploygate: warn). Would be refused: nobody holds")
+    assert sent == {"deploytoken/gate/warned": {"comment": answer["comment"], "fun": "state.apply"}}
+    assert f"deploygate: {answer['comment']}" in caplog.messages
+    assert "Refused" not in caplog.text
 
 
 def test_pillar_sets_the_mode_where_the_minion_does_not(check, token):
@@ -248,14 +261,45 @@ def test_pillar_sets_the_mode_where_the_minion_does_not(check, token):
     assert not check(ext_pillar=pillar, deploygate="enforce")["allowed"]
 
 
-def test_broken_glass_passes_without_an_event_bus_and_is_on_record(check, token, tmp_path):
+GLASS = {"break_glass": "the site\nis down", "by": "Alice"}
+
+
+def on_record(tmp_path):
+    """The runs that broke the glass, as the next release will name them."""
+    return [run for path in tmp_path.glob("**/deploytoken") for run in glass.pending(path.parent)]
+
+
+def test_broken_glass_passes_without_an_event_bus_and_is_on_record(loaders, options, token, tmp_path):
     assert token.status()["held_by"] is None
-    answer = check({"deploytoken": {"break_glass": "the site\nis down", "by": "Alice"}})
+    answer = loaders("minion", **options).modules["deploygate.admit"](pillar={"deploytoken": GLASS})
     assert answer["allowed"]
     assert answer["warning"]
-    cachedir = next(tmp_path.glob("**/deploytoken")).parent
-    (run,) = glass.pending(cachedir)
+    (run,) = on_record(tmp_path)
     assert (run.minion, run.by, run.why, run.fun) == ("kingfisher-main", "Alice", "the site is down", "state.apply")
+
+
+def test_to_ask_breaks_no_glass(check, token, tmp_path, caplog):
+    assert token.status()["held_by"] is None
+    assert check({"deploytoken": GLASS})["comment"].startswith("Glass broken by Alice")
+    assert on_record(tmp_path) == []
+    assert "Glass" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("said", "test", "more"),
+    [
+        ({**GLASS, "ref": REF}, False, {}),
+        (GLASS, True, {}),
+        (GLASS, False, {"deploygate": "off"}),
+        (GLASS, False, {"deploygate": "warn"}),
+    ],
+)
+def test_a_run_that_goes_ahead_without_it_breaks_no_glass(admit, token, tmp_path, said, test, more):
+    token.acquire("upgrade", ref=REF)
+    ask, sent = admit
+    assert ask({"deploytoken": said}, test, **more)["allowed"]
+    assert on_record(tmp_path) == []
+    assert "deploytoken/gate/broken" not in sent
 
 
 @pytest.mark.parametrize("said", [{"break_glass": "why"}, {"break_glass": "", "by": "Alice"}, {"by": "Alice"}])

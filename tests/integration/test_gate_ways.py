@@ -325,12 +325,21 @@ def test_broken_glass_passes_is_logged_and_announced_and_stands_in_the_next_hist
 
 def test_warn_runs_and_warns(cluster, mark, gated):
     cluster.pillar_of("*", deploygate="warn")
-    with cluster.events() as wait:
-        answer = cluster.ask(gated, "state.apply")
-        event = wait(lambda tag, data: tag == "deploytoken/gate/warned", "the event")
+    answer = cluster.ask(gated, "state.apply")
     assert mark.exists(), answer
     assert "NOT ENFORCED HERE" in str(answer)
-    assert "nobody holds the deploy token" in event["data"]["comment"]
+
+
+def test_a_warning_of_the_executor_alone_is_on_the_event_bus_and_in_a_terminal(cluster, mark, gated):
+    cluster.pillar_of("*", deploygate="warn")
+    words = "NOT ENFORCED HERE (deploygate: warn). Would be refused: nobody holds the deploy token"
+    with cluster.events() as wait:
+        answer = cluster.ask(gated, "state.apply", "work")
+        event = wait(lambda tag, data: tag == "deploytoken/gate/warned", "the event")
+    assert mark.exists(), answer
+    assert event["id"] == gated
+    assert event["data"]["comment"].startswith(words)
+    assert words in cluster.call(gated, "state.apply", "work").stderr
 
 
 def test_off_asks_nothing(cluster, mark, gated):
