@@ -97,6 +97,8 @@ TRANSACTIONAL = (
     "transactional_update.single",
     "transactional_update.sls",
 )
+# A scheduled job with one of these arguments runs the states that `ways` sees; others can leave the gate's state out.
+PLAIN = {"concurrent", "mods", "pillarenv", "queue", "saltenv", "test"}
 
 
 def check(pillar=None, test=False, fun="state.apply"):
@@ -171,8 +173,8 @@ def ways():
     While there is one, the return code is 1.
 
     Ask through the master, not with ``salt-call``: the executor is looked for in the configuration with which the
-    minion *runs*. A scheduled job is listed if it runs states and neither the gate's state in the top file nor one in
-    the job's own SLS sees it. ``docs/gate.md`` names what is always open.
+    minion *runs*. A scheduled job is listed unless it is certain that it runs no states, or that the gate's state sees
+    it: that of the top file, or one in the job's own SLS. ``docs/gate.md`` names what is always open.
     """
     fresh, nonce = _ask("deploygate.ways")
     token = fresh.get("deploytoken")
@@ -204,7 +206,7 @@ def ways():
 
 def _open_jobs(gate_state):
     """
-    Lines about the jobs of the minion's schedule that run states past the gate.
+    Lines about the jobs of the minion's schedule that may run states past the gate.
 
     This reads what the minion's schedule itself reads. `schedule.list` asks over the minion's event bus instead, and
     takes half a minute of silence for an empty schedule (3006.28 and 3008.3).
@@ -217,11 +219,12 @@ def _open_jobs(gate_state):
         jobs.update(found)
     lines = []
     for name, job in sorted(jobs.items()):
-        if not isinstance(job, dict) or name.startswith("__"):  # settings of the schedule, and Salt's own jobs
+        if not isinstance(job, dict):  # settings of the schedule
             continue
-        function = job.get("function") or job.get("func") or ""
-        for fun in function if isinstance(function, list) else [function]:
-            if _job_passes(fun, job.get("args") or [], job.get("kwargs") or {}, gate_state):
+        args, kwargs = job.get("args") or [], job.get("kwargs") or {}
+        named = [job[key] for key in ("function", "func", "fun") if key in job]
+        for fun in (str(fun) for one in named for fun in (one if isinstance(one, list) else [one])):
+            if _job_passes(fun, args, kwargs, gate_state):
                 lines.append(
                     f"The scheduled job {name} ({fun}) passes: delete it, give it test=True, or have its SLS include "
                     "deploytoken.gate."
@@ -230,24 +233,31 @@ def _open_jobs(gate_state):
 
 
 def _job_passes(fun, args, kwargs, gate_state):
-    """Whether this job runs states without the gate: the schedule calls no executors (Salt 3006.28 and 3008.3)."""
-    if not fun.startswith(("state.", "transactional_update.")):
-        # A function such as cmd.run or module.run can run states that its arguments name.
-        return any(isinstance(value, str) and "state." in value for value in [*args, *kwargs.values()])
-    if not _runs_states(fun) or (kwargs.get("test") is True and fun in HONOUR_TEST):
+    """Whether this job may run states without the gate: the schedule calls no executors (Salt 3006.29 and 3008.3)."""
+    if not fun.startswith("state.") and fun not in TRANSACTIONAL:
+        return "state." in repr((args, kwargs))  # cmd.run, module.run and others can run states that these name
+    if not _runs_states(fun):
         return False
-    if kwargs.get("exclude") or fun not in ("state.apply", "state.highstate", "state.sls"):
+    if not isinstance(args, list) or not isinstance(kwargs, dict):
         return True
-    sls = args[0] if args else kwargs.get("mods")
-    if fun == "state.highstate" or not sls:
-        return not gate_state
-    return not _begins_with_gate("state.show_low_sls", sls, saltenv=kwargs.get("saltenv"))
+    if kwargs.get("test") is True and fun in HONOUR_TEST:
+        return False
+    mods = [*args, kwargs.get("mods")][0]
+    if not PLAIN.issuperset(kwargs) or len(args) > 1:
+        return True
+    where = {key: kwargs[key] for key in ("saltenv", "pillarenv") if key in kwargs}
+    if fun in ("state.apply", "state.sls") and mods:
+        return not _begins_with_gate("state.show_low_sls", mods, **where)
+    if fun == "state.apply" or (fun == "state.highstate" and not args):
+        return not (_begins_with_gate("state.show_lowstate", **where) if where else gate_state)
+    return True
 
 
 def _begins_with_gate(show, *args, **kwargs):
     """Whether a run begins with the gate's state, and ends there if it refuses. If that is unknown, it does not."""
     try:
-        first = __salt__[show](*args, **kwargs)[0]
+        # Only this looks, whatever runs meanwhile: Salt would refuse to show states beside a run of states.
+        first = __salt__[show](*args, **kwargs, queue=False, concurrent=True)[0]
         return (f"{first['state']}.{first['fun']}", first.get("failhard")) == (GATE_STATE, True)
     except Exception:
         log.debug("Cannot tell from %s whether the gate stands first", show, exc_info=True)

@@ -179,6 +179,7 @@ def test_a_queued_run_is_asked_again_when_it_begins(cluster, mark, gated, token,
         try:
             cluster.command("salt", "--async", gated, "state.apply", "slow", "pillar=" + json.dumps(WITH_REF))
             until(begun.exists, 240, "the first run to begin")
+            assert cluster.ask(gated, "deploygate.ways")[gated]["open"] == [], "a run of states opens nothing"
             words = ("state.sls", "work", "queue=True", "pillar=" + json.dumps(WITH_REF))
             job = re.search(r"\d{20}", cluster.command("salt", "--async", gated, *words).stdout).group()
             queues = pathlib.Path(cluster.minions[gated].config["cachedir"]) / "queues"
