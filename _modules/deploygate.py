@@ -38,10 +38,17 @@ This file depends on Salt alone, because it travels to the minions without the r
 """
 
 import logging
+import os
 import secrets
 import time
 
+import salt.exceptions
 import salt.pillar
+import salt.state
+import salt.utils.args
+import salt.utils.dictupdate
+import salt.utils.state
+import salt.utils.url
 
 log = logging.getLogger(__name__)
 
@@ -97,6 +104,21 @@ TRANSACTIONAL = (
     "transactional_update.single",
     "transactional_update.sls",
 )
+
+# One file of each folder that a minion needs, or a masterless one: an environment that has these has this extension.
+# No later version may drop one of these names, or the gate of this version would refuse the sync that brings it.
+SYNCED = (
+    "_executors/deploygate.py",
+    "_modules/busy.py",
+    "_modules/deploygate.py",
+    "_output/busy.py",
+    "_pillar/deploytoken.py",
+    "_states/busy.py",
+    "_states/deploygate.py",
+    "_utils/saltext/deploytoken/__init__.py",
+)
+# These run a highstate if no SLS is named. `state.test` and `state.request` do so with `test=True`.
+APPLY = ("state.apply", "state.request", "state.test")
 # A scheduled job with one of these arguments runs the states that `ways` sees; others can leave the gate's state out.
 PLAIN = {"concurrent", "mods", "pillarenv", "queue", "saltenv", "test"}
 
@@ -158,6 +180,48 @@ def admit(pillar=None, test=False, fun="state.apply"):
     return answer
 
 
+def keeps(saltenv=None, fun="state.highstate", args=None, kwargs=None):
+    """
+    Say whether a run would leave this extension on this minion. Changes nothing.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt 'docs' deploygate.keeps saltenv=dev
+
+    A highstate first syncs the environments that the top file gives this minion states from, and
+    ``saltutil.sync_all`` does so too. Salt then removes each synced file that none of these environments has, also
+    with ``test=True``, unless the minion's configuration has ``clean_dynamic_modules: False`` (3006.29 and 3008.3).
+    Without this extension's files, a minion with the gate's executor refuses every function.
+
+    saltenv
+        (string) The environment of the run. Default: as Salt finds it.
+
+    fun, args, kwargs
+        (string, list, dict) The function that would run and its arguments. Default: a highstate. ``saltenv`` may be
+        among these arguments.
+
+    Returns a dictionary: ``keeps`` (bool), and ``why`` (one line, with what to do next if it is False).
+    """
+    try:
+        lost, environments = _lost(fun, args or [], {**(kwargs or {}), **({"saltenv": saltenv} if saltenv else {})})
+    except Exception as error:
+        log.debug("Cannot tell what %s would remove", fun, exc_info=True)
+        return {"keeps": False, "why": f"Cannot tell whether {fun} leaves this extension on this minion: {error}"}
+    if not lost:
+        return {"keeps": True, "why": f"{fun} leaves this extension on this minion."}
+    folders = ", ".join(sorted({path.split("/")[0] for path in lost}))
+    mend = "Put `clean_dynamic_modules: False` into the minion's configuration and restart it"
+    if environments:
+        mend += f", or add this extension to the file_roots of {environments[-1]}"
+    return {
+        "keeps": False,
+        "why": f"{fun} would sync from {' and '.join(environments) or 'no environment'}, and Salt would remove this "
+        f"extension ({folders}) from this minion. {mend}.",
+    }
+
+
 def ways():
     """
     List the ways round the gate that are open on this minion. Changes nothing.
@@ -169,8 +233,8 @@ def ways():
         salt '*' deploygate.ways
 
     Returns a dictionary: ``mode``; ``executor``, ``gate_state`` and ``live_token``, whether each is in place (bool);
-    and ``open``, a list of lines. Each line says what passes the gate, or why the gate never opens, and what to do.
-    While there is one, the return code is 1.
+    and ``open``, a list of lines. Each line says what passes the gate, what would remove it from this minion, or why
+    it never opens, and what to do. While there is one, the return code is 1.
 
     Ask through the master, not with ``salt-call``: the executor is looked for in the configuration with which the
     minion *runs*. A scheduled job is listed unless it is certain that it runs no states, or that the gate's state sees
@@ -198,6 +262,8 @@ def ways():
         lines.append("A scheduled highstate passes: put deploytoken.gate first into the top file.")
     if not found["live_token"]:
         lines.append(f"The gate cannot open. {_verdict(token, nonce, '')[1]}")
+    if not (kept := keeps())["keeps"]:
+        lines.append(f"A highstate takes the gate away. {kept['why']}")
     lines += _open_jobs(found["gate_state"])
     if lines:
         __context__["retcode"] = 1
@@ -206,7 +272,7 @@ def ways():
 
 def _open_jobs(gate_state):
     """
-    Lines about the jobs of the minion's schedule that may run states past the gate.
+    Lines about the jobs of the minion's schedule that run states past the gate, or that would remove the gate.
 
     This reads what the minion's schedule itself reads. `schedule.list` asks over the minion's event bus instead, and
     takes half a minute of silence for an empty schedule (3006.28 and 3008.3).
@@ -229,6 +295,8 @@ def _open_jobs(gate_state):
                     f"The scheduled job {name} ({fun}) passes: delete it, give it test=True, or have its SLS include "
                     "deploytoken.gate."
                 )
+            if not (kept := keeps(fun=fun, args=args, kwargs=kwargs))["keeps"]:
+                lines.append(f"The scheduled job {name} takes the gate away. {kept['why']}")
     return lines
 
 
@@ -303,6 +371,58 @@ def _runs_states(fun):
     if fun.startswith("transactional_update."):
         return fun in TRANSACTIONAL
     return fun not in HARMLESS
+
+
+def _lost(fun, args, kwargs):
+    """The files of this extension that Salt's sync would remove before this run, and the environments it asks."""
+    here = [path for path in SYNCED if os.path.exists(os.path.join(__opts__["extension_modules"], path[1:]))]
+    folders, environments = _synced(fun, args, kwargs) if here else ([], [])
+    at_stake = [path for path in here if path.split("/")[0] in folders]
+    if not at_stake:
+        return [], []
+    served = {path for env in environments for path in __salt__["cp.list_master"](saltenv=env, prefix="_")}
+    return [path for path in at_stake if path not in served], environments
+
+
+def _synced(fun, args, kwargs):
+    """
+    What a run syncs: the folders of which Salt removes what is not served, and the environments that it asks.
+
+    As `HighState.load_dynamic`, `state.sls` with `sync_mods`, `saltutil` and `salt.utils.extmods` do it (3006.29 and
+    3008.3). No other function of Salt's `state` syncs.
+    """
+    opts = salt.utils.state.get_sls_opts(__opts__, **kwargs)
+    if "saltenv" in kwargs:
+        opts["saltenv"] = kwargs["saltenv"]  # beside `localconfig` as well
+    environments = None
+    highstate = fun in (*APPLY, "state.highstate", "state.top")
+    if fun in (*APPLY, "state.sls") and [*args, kwargs.get("mods")][0]:
+        highstate, environments = False, opts["saltenv"]
+        kinds = kwargs.get("sync_mods", args[4] if len(args) > 4 else None)
+        kinds = ["all"] if kinds is True else salt.utils.args.split_input(kinds or [])
+    elif fun.startswith("saltutil.sync_"):
+        environments = args[0] if args else kwargs.get("saltenv")
+        kinds = [fun.removeprefix("saltutil.sync_")]
+    else:
+        kinds = ["all"] if highstate and opts["autoload_dynamic_modules"] else []
+    clean = (opts if highstate else __opts__)["clean_dynamic_modules"] is True
+    folders = {path.split("/")[0] for path in SYNCED} if "all" in kinds else {f"_{kind}" for kind in kinds}
+    if not clean or not folders:
+        return [], []
+    if environments is not None:
+        return folders, environments.split(",") if isinstance(environments, str) else list(environments)
+    run = kwargs.get("pillar")
+    pillar = salt.utils.dictupdate.merge_recurse(dict(__pillar__), run if isinstance(run, dict) else {})
+    with salt.state.HighState(opts, initial_pillar=pillar) as state:
+        if fun == "state.top":
+            state.opts["state_top"] = salt.utils.url.create(args[0] if args else kwargs["topfn"])
+        try:
+            matches = state.top_matches(state.get_top())
+        except salt.exceptions.SaltRenderError:
+            matches = {}  # then Salt runs nothing and syncs nothing
+        if not highstate:
+            return folders, list(matches) or ["base"]
+        return (folders, list(state.matches_whitelist(matches, kwargs.get("whitelist")))) if matches else ([], [])
 
 
 def _mode(value):

@@ -1,6 +1,7 @@
 """`deploygate.ways` lists every known way round the gate that a minion leaves open, here without a master."""
 
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -152,3 +153,13 @@ def test_a_run_of_states_meanwhile_opens_nothing(ways, loaders, state_queue):
         assert ways(state_queue=state_queue)["open"] == []
     finally:
         running.communicate(b"\n")
+
+
+def test_what_would_take_the_gate_away_is_listed(ways, loaders, checkout):
+    extmods = pathlib.Path(loaders("minion").opts["extension_modules"])
+    shutil.copytree(checkout / "_executors", extmods / "executors")
+    schedule = {"nightly": {"function": "state.highstate", "kwargs": {"saltenv": "other"}}}
+    found = ways(autoload_dynamic_modules=True, schedule=schedule)["open"]
+    assert found[0].startswith("A highstate takes the gate away. state.highstate would sync from base")
+    assert found[-1].startswith("The scheduled job nightly takes the gate away. state.highstate would sync from other")
+    assert ways(clean_dynamic_modules=False)["open"] == []

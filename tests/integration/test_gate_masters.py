@@ -81,3 +81,17 @@ def test_what_other_external_pillars_do_never_opens_the_gate(apply):
         changed, answer = apply(minion_id)
         assert not changed
         assert words in answer.stdout + answer.stderr, answer
+
+
+def test_a_minion_does_not_lose_its_gate_to_another_environment(crooked):
+    master, _ = crooked
+    minion = master.idle_minion("synced", module_executors=["deploygate", "direct_call"])
+    synced = minion.command("salt-call", "--module-executors=[direct_call]", "saltutil.sync_all", "saltenv=base")
+    assert "executors.deploygate" in synced.data["local"]["executors"], synced
+    master.sls("top", {"other": {"*": ["elsewhere"]}}, master.other)
+    try:
+        for words in (["saltenv=other"], []):  # named; and as the only environment with states for this minion
+            answer = minion.command("salt-call", "state.apply", "test=True", *words)
+            assert "Refused: state.apply would sync from other, and Salt would remove this extension" in answer.stderr
+    finally:
+        (master.other / "top.sls").unlink()
