@@ -106,13 +106,13 @@ def test_an_interruption_while_the_master_is_asked_is_not_a_master_that_is_away(
     for ask in (
         lambda: machines.ask_busy("web1"),
         lambda: machines.collect_returns(["web1"], "test.ping"),
-        lambda: list(machines.follow(["web1"], "test.ping", {}, print)),
+        lambda: list(machines.follow(["web1"], "test.ping", (), {}, print)),
     ):
         with pytest.raises(type(interruption)):
             ask()
     client(InterruptedLater)
     with pytest.raises(type(interruption)):
-        list(machines.follow(["web1"], "test.ping", {}, print))
+        list(machines.follow(["web1"], "test.ping", (), {}, print))
 
 
 def test_one_look_alone_does_not_make_a_minion_silent():

@@ -71,7 +71,7 @@ class Scripted(Machines):
         boots = {minion: self._boot(minion) for minion in sorted(ids)}
         return {minion: [boot, minion in self.leaving] for minion, boot in boots.items() if boot}
 
-    def follow(self, ids, fun, kwarg, tell):
+    def follow(self, ids, fun, arg, kwarg, tell):
         self.asked.append((list(ids), fun, kwarg))
         for minion in ids:
             answer = self.returns.get(minion, {"ret": states(), "retcode": 0})

@@ -224,7 +224,7 @@ class Deploy:
             states.apply(
                 applied,
                 groups,
-                functools.partial(self._machines.follow, fun=fun, kwarg=kwarg, tell=self._tell),
+                functools.partial(self._machines.follow, fun=fun, arg=(), kwarg=kwarg, tell=self._tell),
                 functools.partial(allowed.require_held, self._config, found.ref),
                 self._tell,
                 found.test,

@@ -87,13 +87,14 @@ class Machines(ABC):
 
     @abstractmethod
     def follow(
-        self, ids: Collection[str], fun: str, kwarg: Mapping[str, Any], tell: Tell
+        self, ids: Collection[str], fun: str, arg: Sequence[Any], kwarg: Mapping[str, Any], tell: Tell
     ) -> Iterator[tuple[str, Full | None, str | None]]:
         """
         Run one function for as long as it takes; every id comes once.
 
         Yields ``(id, full return, None)`` for each as it returns, and ``(id, None, why)`` for each that was not
-        reached or went silent. ``tell`` is called with a line when the master itself does not answer.
+        reached or went silent. A full return has the job's ``jid`` as well, if that is known. ``tell`` is called with
+        a line when the master itself does not answer. Salt reads each text in ``arg`` as on the command line.
         """
 
     @abstractmethod

@@ -105,14 +105,14 @@ class Master(Machines):
         return found
 
     def follow(
-        self, ids: Collection[str], fun: str, kwarg: Mapping[str, Any], tell: Tell
+        self, ids: Collection[str], fun: str, arg: Sequence[Any], kwarg: Mapping[str, Any], tell: Tell
     ) -> Iterator[tuple[str, Full | None, str | None]]:
         # A minion is silent when it does not report the job as running any more, and its return is not in the
         # master's job cache either.
         left = set(ids)
         with self._client() as client:
             try:
-                job = client.run_job(sorted(ids), fun, tgt_type="list", kwarg=kwarg, listen=True)
+                job = client.run_job(sorted(ids), fun, arg, tgt_type="list", kwarg=kwarg, listen=True)
                 why = "was not reached by the master"
             except SaltException as error:
                 _raise_interruption(error)
@@ -127,7 +127,7 @@ class Master(Machines):
                     for minion, answer in (pair for found in returned for pair in found.items()):
                         if minion in left:
                             left.remove(minion)
-                            yield minion, answer, None
+                            yield minion, {"jid": job["jid"], **answer}, None
                     lost = silence.lasts(left, _running(client, job["jid"], left))
                     gone = None
                 except SaltException as error:
@@ -143,7 +143,7 @@ class Master(Machines):
                 for minion, answer in _cached(client, job["jid"]).items():
                     if minion in left:
                         left.remove(minion)
-                        yield minion, answer, None
+                        yield minion, {"jid": job["jid"], **answer}, None
                 for minion in sorted(left & lost.keys()):
                     left.remove(minion)
                     yield minion, None, lost[minion]

@@ -90,9 +90,9 @@ class Ssh(Machines):
         }
 
     def follow(
-        self, ids: Collection[str], fun: str, kwarg: Mapping[str, Any], tell: Tell
+        self, ids: Collection[str], fun: str, arg: Sequence[Any], kwarg: Mapping[str, Any], tell: Tell
     ) -> Iterator[tuple[str, Full | None, str | None]]:
-        return self._run(ids, fun, kwarg=kwarg)
+        return self._run(ids, fun, arg, kwarg)
 
     def _ask_busy(self, ids: list[str], timeout: float) -> tuple[dict[str, Full], dict[str, str]]:
         # A function over salt-ssh has no pillar, and would find no checks configured. A state has it. But not
@@ -157,7 +157,8 @@ def check_gate(opts: Mapping[str, Any]) -> tuple[bool, str]:
 def parse_answer(answer: Any) -> tuple[Full | None, str | None]:
     """Return what salt-ssh's client has for one id, as a full return and None, or None and why there is none."""
     if isinstance(answer, dict) and "return" in answer and "_error" not in answer:
-        return {"ret": answer["return"], "retcode": answer.get("retcode", 0)}, None
+        known = {"jid": answer["jid"]} if answer.get("jid") else {}
+        return {"ret": answer["return"], "retcode": answer.get("retcode", 0), **known}, None
     if isinstance(answer, dict) and "_error" in answer:
         return None, f"gave no answer over ssh: {_reason(answer)}"
     if isinstance(answer, str) and "did not return any data" in answer:
