@@ -31,16 +31,56 @@ def opts(loaders):
         ("web", "nodegroup", ["web1", "web3"]),
         ("all", "nodegroup", ["db", "web1", "web2", "web3"]),
         ("nobody*", "glob", []),
+        ("web1 or nobody*", "compound", ["web1"]),
     ],
 )
-def test_a_target_means_these_minions(opts, target, target_type, expected):
-    assert Master(opts).expect(target, target_type) == (expected, {})
+@pytest.mark.parametrize("cached", [True, False])
+def test_a_target_means_these_minions(opts, target, target_type, expected, cached):
+    """Without a minion or a master that could be asked: ids alone decide, whatever the master caches."""
+    machines = Master({**opts, "minion_data_cache": cached})
+
+    assert machines.expect(target, target_type) == (expected, {})
 
 
 def test_a_listed_minion_without_a_key_is_named(opts):
     expected, unknown = Master(opts).expect("web1, web9", "list")
     assert expected == ["web1"]
     assert "salt-key" in unknown["web9"]
+
+
+@pytest.mark.parametrize(
+    ("target", "target_type", "expected"),
+    [
+        ("web1 or web9", "compound", ["web1"]),
+        ("web* and not web9", "compound", ["web1", "web2", "web3"]),
+        ("E@web[12] and not L@web1,web9", "compound", ["web2"]),
+        ("old", "nodegroup", ["db"]),
+    ],
+)
+def test_an_id_in_a_target_that_has_no_key_is_named_above_all_where_it_is_an_exception(
+    opts, target, target_type, expected
+):
+    machines = Master({**opts, "nodegroups": {"old": ["db", "web9"]}})
+
+    found, unknown = machines.expect(target, target_type)
+    assert (found, list(unknown)) == (expected, ["web9"])
+    with pytest.raises(errors.Busy, match="web9 has no accepted key"):
+        machines.require(target, target_type)
+
+
+def test_a_comma_in_a_pattern_is_refused_before_anybody_is_asked(opts):
+    """3008 alone would take it for a list, and leave db9 out without a word."""
+    for ask in (Master(opts).expect, Master(opts).ask_busy, Master(opts).require):
+        with pytest.raises(errors.Invalid, match=r"^target: 'web1,db9' is a pattern, .* target_type: list"):
+            ask("web1,db9")
+
+
+def test_where_the_master_cannot_be_asked_the_line_says_so(opts):
+    asked = Master({**opts, "minion_data_cache": False}).ask_busy("env:prod", "grain")
+
+    assert asked.expected == ["db", "web1", "web2", "web3"]
+    assert asked.answers == {}
+    assert all(why.startswith("could not be asked: ") for why in asked.failed.values())
 
 
 def test_a_type_that_salt_does_not_have_is_refused(opts):

@@ -83,6 +83,20 @@ def test_a_type_of_target_that_no_roster_knows_is_refused_and_does_not_match_nob
         ssh.Ssh({}).expect("G@os:Debian", "compound")
 
 
+def test_an_id_in_a_nodegroup_that_is_not_in_the_roster_is_named(tmp_path):
+    file = tmp_path / "roster"
+    file.write_text("web: {host: x}\ndb: {host: y}\n")
+    groups = {"all": ["web", "db9"], "text": "web,db"}
+    opts = salt.config.apply_master_config(
+        {"roster_file": str(file), "root_dir": str(tmp_path), "ssh_list_nodegroups": groups}
+    )
+
+    assert ssh.Ssh(opts).expect("all", "nodegroup") == (["web"], {"db9": "is not in the roster"})
+    assert ssh.Ssh(opts).expect("text", "nodegroup") == (["db", "web"], {})
+    # A comma in a pattern is no guess here: it matches nobody at all.
+    assert ssh.Ssh(opts).expect("web,db", "glob") == ([], {})
+
+
 @pytest.mark.parametrize(
     ("text", "target", "target_type"),
     [

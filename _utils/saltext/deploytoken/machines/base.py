@@ -54,9 +54,12 @@ class Machines(ABC):
     @abstractmethod
     def expect(self, target: Any, target_type: str = "glob") -> tuple[list[str], dict[str, str]]:
         """
-        Return the ids that a target means, sorted, and ``{id: why}`` of those it names but that cannot be asked.
+        Return the ids that a target means, sorted, and ``{id: why}`` of those of which that is not clear.
 
-        :raises errors.Invalid: there is no such type of target, or the list of machines cannot be read.
+        Such an id has no key, or does not say whether the target means it, or says otherwise than the master's list.
+
+        :raises errors.Invalid: there is no such type of target, it can be understood in two ways, or the list of
+            machines cannot be read.
         """
 
     @abstractmethod

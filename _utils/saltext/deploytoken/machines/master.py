@@ -11,10 +11,12 @@ from typing import Any
 
 import salt.client
 import salt.config
+import salt.loader
 import salt.utils.minions
 from salt.exceptions import SaltException
 
 from saltext.deploytoken import errors, text, values
+from saltext.deploytoken.machines import targets
 from saltext.deploytoken.machines.base import TIMEOUT, Full, Machines, Tell, problem
 
 log = logging.getLogger(__name__)
@@ -38,6 +40,9 @@ TYPES = (
 PAUSE = 5
 #: Seconds that minions have to say whether a job still runs.
 LOOK = 5
+#: Seconds without an answer after which those that need not answer are not waited for any more.
+LULL = 3
+NO_KEY = "has no accepted key on this master (salt-key --list all)"
 
 
 class Master(Machines):
@@ -59,11 +64,48 @@ class Master(Machines):
     def expect(self, target: Any, target_type: str = "glob") -> tuple[list[str], dict[str, str]]:
         if target_type not in TYPES:
             raise errors.Invalid(f"target_type: {target_type!r} is none of {', '.join(TYPES)}")
-        named = values.words(target, "target") if target_type == "list" else []
-        found = salt.utils.minions.CkMinions(self.opts).check_minions(named or target, target_type)
-        minions = set(found.get("minions") or ())
-        missing = (set(found.get("missing") or ()) | set(named)) - minions
-        return sorted(minions), dict.fromkeys(missing, "has no accepted key on this master (salt-key --list all)")
+        # A pattern of ids, so that on 3008 no resource of a minion is among them.
+        accepted = self._listed(".*", "pcre")
+        if target_type == "range":
+            return sorted(self._listed(target, target_type)), {}
+        if target_type == "list":
+            named = set(values.words(target, "target"))
+            return sorted(named & accepted), dict.fromkeys(named - accepted, NO_KEY)
+        asked = targets.read(target, target_type, self.opts.get("nodegroups"))
+        if asked.by_id:
+            # What a minion itself asks, with its id.
+            match = salt.loader.matchers(self.opts)[f"{asked.type}_match.match"]
+            found = sorted(one for one in accepted if match(asked.expression, minion_id=one))
+            failed = dict[str, str]()
+        else:
+            found, failed = self._ask_meant(asked, accepted)
+        return found, {**failed, **dict.fromkeys(asked.names - accepted, NO_KEY)}
+
+    def _listed(self, target: Any, target_type: str) -> set[str]:
+        """Return the ids in the master's own list: exact for ids, a guess for all else."""
+        return set(salt.utils.minions.CkMinions(self.opts).check_minions(target, target_type).get("minions") or ())
+
+    def _ask_meant(self, asked: targets.Target, accepted: set[str]) -> tuple[list[str], dict[str, str]]:
+        """Ask each minion whether a target means it, and hold its word against the master's list."""
+        listed = self._listed(asked.expression, asked.type) if self.opts.get("minion_data_cache", True) else None
+        timeout = min(TIMEOUT, self.patience)
+        spare = [] if listed is None else accepted - listed
+        try:
+            # By name: Salt would read a positional one as YAML.
+            question = {"tgt": asked.expression}
+            heard = self._collect(accepted, targets.ASKED[asked.type], kwarg=question, timeout=timeout, spare=spare)
+        except SaltException as error:
+            _raise_interruption(error)
+            return [], dict.fromkeys(listed or accepted, f"could not be asked: {text.last_line(error)}")
+        said, unheard = dict[str, bool](), dict[str, str]()
+        for minion in accepted:
+            why = problem(heard.get(minion), timeout)
+            word = None if why else heard[minion]["ret"]
+            if word in (True, False, []):  # the list is what ipcidr says to an address that is none
+                said[minion] = bool(word)
+            else:
+                unheard[minion] = why or f"answered nothing to use: {text.last_line(repr(word))}"
+        return targets.compare(listed, said, unheard)
 
     def collect_returns(
         self,
@@ -73,20 +115,42 @@ class Master(Machines):
         kwarg: Mapping[str, Any] | None = None,
         timeout: float = TIMEOUT,
     ) -> dict[str, Full]:
-        found: dict[str, Full] = {}
-        end = time.monotonic() + timeout
         try:
-            with self._client() as client:
-                job = client.run_job(sorted(ids), fun, arg, tgt_type="list", kwarg=kwarg, listen=True)
-                while job and found.keys() < set(ids) and (left := end - time.monotonic()) > 0:
-                    # A wait of 0 would be for ever.
-                    event = client.event.get_event(wait=max(left, 0.1), tag=f"salt/job/{job['jid']}/ret/")
-                    if event and event.get("id") in ids:
-                        found[event["id"]] = {"ret": event.get("return"), "retcode": event.get("retcode")}
+            return self._collect(ids, fun, arg, kwarg, timeout)
         except SaltException as error:
             _raise_interruption(error)
             # A master that is away is as silent as its minions.
             log.warning("%s could not be asked: ", fun, exc_info=True)
+            return {}
+
+    def _collect(
+        self,
+        ids: Collection[str],
+        fun: Any,
+        arg: Sequence[Any] = (),
+        kwarg: Mapping[str, Any] | None = None,
+        timeout: float = TIMEOUT,
+        spare: Collection[str] = (),
+    ) -> dict[str, Full]:
+        """
+        Call one function and return the full returns that come, as :meth:`collect_returns` does.
+
+        Those in ``spare`` are waited for only as long as answers come one after the other.
+
+        :raises salt.exceptions.SaltException: the master could not be asked.
+        """
+        found: dict[str, Full] = {}
+        end = time.monotonic() + timeout
+        with self._client() as client:
+            job = client.run_job(sorted(ids), fun, arg, tgt_type="list", kwarg=kwarg, listen=True)
+            while job and (missing := set(ids) - found.keys()) and (left := end - time.monotonic()) > 0:
+                wait = min(left, LULL) if missing <= set(spare) else left
+                # A wait of 0 would be for ever.
+                event = client.event.get_event(wait=max(wait, 0.1), tag=f"salt/job/{job['jid']}/ret/")
+                if event and event.get("id") in missing:
+                    found[event["id"]] = {"ret": event.get("return"), "retcode": event.get("retcode")}
+                elif not event and wait < left:
+                    break
         return found
 
     def call_all(
