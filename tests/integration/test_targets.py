@@ -202,3 +202,39 @@ def test_a_server_that_the_target_excludes_is_not_deployed_because_the_master_fo
     answer = deploy(site, **target)
     assert answer.code == 0, answer
     assert list(step(answer, "deploy")["minions"]) == [DOCS]
+
+
+MODULE = "def version():\n    return {}\n"
+
+
+@pytest.fixture
+def module(fleet):
+    path = fleet.states / "_modules" / "fresh.py"
+    path.parent.mkdir(exist_ok=True)
+    yield path
+    path.unlink()
+    fleet.machines().refresh([WEB, DOCS])
+
+
+def test_after_a_refresh_new_modules_and_pillar_count_and_no_module_is_gone(fleet, module):
+    machines = fleet.machines()
+
+    def serve(number, top):
+        module.write_text(MODULE.format(number))
+        fleet.pillar_of("*", number=number)
+        (fleet.states / "top.sls").write_text(top)
+        fleet.run("fileserver.clear_file_list_cache")
+        assert machines.refresh([WEB, DOCS]) == {}
+        # The very next job.
+        questions = {"fresh.version": [], "match.pillar": [f"number:{number}"], "deploygate.ways": []}
+        found = machines.call_all([WEB, DOCS], questions)
+        return all(found[minion][:2] == [number, True] and "open" in found[minion][2] for minion in (WEB, DOCS))
+
+    assert serve(1, "base: {'*': []}\n")
+    # Salt's own sync takes from a minion what the environments of its top file do not have.
+    fleet.sls("nothing", "nothing: test.nop", fleet.other)
+    assert serve(2, f"other: {{{DOCS}: [nothing]}}\n")
+    (fleet.pillar / "test.sls").write_text("{{ broken")
+    failed = machines.refresh([WEB, DOCS])
+    assert sorted(failed) == [DOCS, WEB]
+    assert "Rendering SLS 'test' failed" in failed[DOCS]

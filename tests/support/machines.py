@@ -78,3 +78,6 @@ class Scripted(Machines):
             if isinstance(answer, BaseException):
                 raise answer
             yield (minion, None, answer) if isinstance(answer, str) else (minion, answer, None)
+
+    def refresh(self, ids):
+        return {}

@@ -94,3 +94,16 @@ def test_without_a_list_the_word_of_the_minions_decides_and_each_who_is_silent_s
     assert list(failed) == ["down"]
     assert failed["down"].startswith("did not answer; nobody else knows")
     assert "minion_data_cache" in failed["down"]
+
+
+@pytest.mark.parametrize(
+    ("top", "environments"),
+    [
+        ({}, ["base"]),
+        ({"base": []}, ["base"]),
+        ({"dev": [], "base": []}, ["dev", "base"]),
+        ({"dev": []}, ["base", "dev"]),
+    ],
+)
+def test_a_sync_takes_the_environments_of_the_top_file_and_keeps_what_base_has(top, environments):
+    assert targets.environments(top) == environments

@@ -101,6 +101,15 @@ class Machines(ABC):
         """
 
     @abstractmethod
+    def refresh(self, ids: Collection[str]) -> dict[str, str]:
+        """
+        Bring each machine the modules and the pillar that the master serves now.
+
+        Returns ``{id: why}`` of those that did not confirm that their next job has them, or whose pillar is broken.
+        What the environment ``base`` has stays on each machine, even if its top file does not have ``base``.
+        """
+
+    @abstractmethod
     def _ask_busy(self, ids: list[str], timeout: float) -> tuple[dict[str, Full], dict[str, str]]:
         """Ask for ``busy.check`` on each; return the full returns that came, and ``{id: why}`` of the others."""
 

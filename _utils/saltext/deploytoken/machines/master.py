@@ -56,6 +56,8 @@ class Master(Machines):
 
     def __init__(self, opts: Mapping[str, Any]):
         super().__init__(opts)
+        #: Seconds that a machine has to bring itself up to date.
+        self._refreshing = max(TIMEOUT, self.patience)
         # In an orchestration, Salt sets `user` to the caller (sudo_alice, Reactor, the user of salt-api). A client of
         # that user looks for their key, and fails to authenticate (3008.3).
         if opts.get("conf_file"):
@@ -211,6 +213,39 @@ class Master(Machines):
                 for minion in sorted(left & lost.keys()):
                     left.remove(minion)
                     yield minion, None, lost[minion]
+
+    def refresh(self, ids: Collection[str]) -> dict[str, str]:
+        # It is to wait longer than we do: it says True as well when it has waited in vain (3008.3, 3006.29).
+        pillar = {"saltutil.refresh_pillar": [True, 2 * self._refreshing]}
+        left, failed = self._confirm(ids, pillar, bool, "its pillar is new")
+        # Only now: the top file may ask the pillar. A broken pillar is seen here as well.
+        tops, more = self._confirm(left, {"state.show_top": []}, dict, "its pillar and top file are sound")
+        failed.update(more)
+        groups: dict[str, list[str]] = {}
+        for minion, top in tops.items():
+            groups.setdefault(",".join(targets.environments(top)), []).append(minion)
+        for environments, group in groups.items():
+            waiting = {"async": False, "__kwarg__": True}  # a word of Python's
+            sync: dict[str, Sequence[Any]] = {
+                "saltutil.sync_modules": [environments],
+                "saltutil.refresh_modules": [waiting],
+            }
+            failed.update(self._confirm(group, sync, list, "its modules are new")[1])
+        return failed
+
+    def _confirm(
+        self, ids: Collection[str], questions: Mapping[str, Sequence[Any]], wanted: type, what: str
+    ) -> tuple[dict[str, Any], dict[str, str]]:
+        """Return the answers to the first question that are of a type, and ``{id: why}`` of all others."""
+        heard = self.call_all(ids, questions, self._refreshing)
+        found, failed = dict[str, Any](), dict[str, str]()
+        for minion in sorted(ids):
+            answer, *_ = heard.get(minion, [f"no answer within {self._refreshing:g} seconds"])
+            if isinstance(answer, wanted) and answer is not False:
+                found[minion] = answer
+            else:
+                failed[minion] = f"did not confirm that {what}: {text.last_line(answer)}"
+        return found, failed
 
     def _ask_busy(self, ids: list[str], timeout: float) -> tuple[dict[str, Full], dict[str, str]]:
         try:

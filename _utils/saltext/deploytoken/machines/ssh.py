@@ -99,6 +99,10 @@ class Ssh(Machines):
     ) -> Iterator[tuple[str, Full | None, str | None]]:
         return self._run(ids, fun, arg, kwarg)
 
+    def refresh(self, ids: Collection[str]) -> dict[str, str]:
+        # Each run over ssh brings its modules and its pillar along.
+        return {}
+
     def _ask_busy(self, ids: list[str], timeout: float) -> tuple[dict[str, Full], dict[str, str]]:
         # A function over salt-ssh has no pillar, and would find no checks configured. A state has it. But not
         # state.single, which makes the far side's folders on this machine (3008.3), and fails where it may not.

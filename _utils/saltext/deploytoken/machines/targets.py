@@ -160,3 +160,13 @@ def compare(
             f" otherwise; refresh the cache, and run again: salt {asked} saltutil.refresh_pillar wait=True"
         )
     return sorted(minion for minion in listed if said.get(minion)), failed
+
+
+def environments(top: Collection[str]) -> list[str]:
+    """
+    Return the environments to sync a minion's modules from, by those that its top file has for it.
+
+    By itself, Salt takes those of the top file, or ``base`` if there are none, and removes what others brought
+    (3008.3, 3006.29). This extension is in ``base`` as a rule. It has to stay where the top file has ``dev`` alone.
+    """
+    return list(top) if "base" in top else ["base", *top]
