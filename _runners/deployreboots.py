@@ -157,7 +157,7 @@ def reboot(
         patience=patience,
         check=check,
         ref=ref,
-        allowed=allowed.reboots(config.parse(__opts__), reached, ref, agreed),
+        allowed=allowed.batch(config.parse(__opts__), reached, ref, agreed),
         notes=reboots.Notes(__opts__["cachedir"], ref),
         tell=cli.say,
         pause=0 if pause is None else values.duration(pause, "pause"),

@@ -102,7 +102,7 @@ def apply(
             applied,
             size.split(applied.expected) if size else [applied.expected],
             functools.partial(reached.follow, fun=fun, arg=arg, kwarg=kwarg, tell=cli.say),
-            allowed.reboots(config.parse(__opts__), reached, ref, agreed),
+            allowed.batch(config.parse(__opts__), reached, ref, agreed),
             cli.say,
             test,
         )

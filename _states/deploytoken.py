@@ -46,15 +46,18 @@ def requested(name):
     name
         For people; nothing depends on it.
 
-    A key of the request that is missing, misspelt or of the wrong kind is refused by name.
+    A key of the request that is missing, misspelt or of the wrong kind is refused by name. So is one beside the
+    request in the pillar overrides, which no machine would see.
     """
     # Late: minions load this file too, if only to learn that it is not for them.
+    from saltext.deploytoken.deploy import overrides
     from saltext.deploytoken.deploy.steps import Deploy
 
     asked = __pillar__.get("deploytoken")
     # Frozen, and a copy of it is not.
     asked = copy.deepcopy(dict(asked)) if hasattr(asked, "items") else asked
-    __context__[_DEPLOY] = Deploy(__opts__, __salt__, asked, cli.say)
+    beside = overrides.beside(globals().get("__orchestration_jid__"))
+    __context__[_DEPLOY] = Deploy(__opts__, __salt__, asked, cli.say, beside)
     return _carry_out("requested", name)
 
 

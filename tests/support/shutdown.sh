@@ -12,6 +12,7 @@ if [ "$2" = now ]; then
     touch "$here/down"
     sleep 60 # is ended with everything else
 else
-    touch "$here/run/scheduled"
+    # As systemd notes it, under this name below /run/systemd/shutdown.
+    printf 'USEC=%s000000\nWARN_WALL=1\nMODE=reboot\n' "$(($(date +%s) + 60))" > "$here/run/scheduled"
     (sleep 4; touch "$here/down") > /dev/null 2>&1 &
 fi

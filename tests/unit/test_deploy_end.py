@@ -172,6 +172,22 @@ def test_no_words_of_a_session_to_whose_interruption_somebody_agreed_keep_the_to
     assert "with the consent of Jane Doe: it was ended by Bob, holder: him (a/p/spider)" in entry(deploy)
 
 
+def test_the_command_that_goes_on_agrees_to_no_more_than_was_found_first(rehearse):
+    deploy = rehearse(consent="Jane Doe")
+    deploy.machines.busy["a"] = busy("a")
+    deploy.machines.returns["b"] = FAILS
+    again = asked(kept(deploy).splitlines()[-2].partition(": ")[2])
+    assert again["consent"] == [{"by": "Jane Doe", "for": ["a/p/spider"]}]
+
+
+def test_the_commits_are_in_the_entry(rehearse):
+    deploy = rehearse()
+    deploy.run(until="released")
+    deploy.record.commits = {"states": "1a2b3c4d5e", "private": "99887766aa"}
+    deploy.step("released")
+    assert "Alice: upgrade; from states 1a2b3c4d, private 99887766 (ref " in deploy.entries[0]
+
+
 def test_a_consent_that_was_not_needed_is_not_told(rehearse):
     assert "consent" not in entry(rehearse(consent="Jane Doe"))
 

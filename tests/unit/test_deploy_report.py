@@ -7,7 +7,7 @@ import shlex
 import pytest
 from salt.utils.immutabletypes import freeze
 
-from saltext.deploytoken.deploy import report
+from saltext.deploytoken.deploy import report, request
 from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.request import Request
 from saltext.deploytoken.machines.states import Applied, Failure, Summary
@@ -28,7 +28,7 @@ row.number = 0
 
 
 def ended(result, changed=(), failed=(), silent=False, seconds=12.0):
-    return Summary(result, list(changed), list(failed), silent, seconds)
+    return Summary(result, list(changed), list(failed), silent=silent, seconds=seconds)
 
 
 @pytest.fixture
@@ -107,13 +107,48 @@ def test_a_step_that_raised_after_states_began_is_not_said_to_have_deployed_noth
 def test_a_deploy_that_began_nowhere_says_how_to_run_again():
     asked = {"target": ["a", "b"], "reason": "it's"}
     record = Record(asked, test=False, ref=REF, request=Request(**asked))
-    page = report.page(
-        {**row("idle", False, "spider runs\nconsent:\n  by: WHO"), **row("token", False, "", False)}, record
-    )
+    page = report.page({**row("idle", False, "spider runs"), **row("token", False, "", False)}, record)
     assert page.startswith("NOTHING DEPLOYED\na, b\nit's\n")
-    assert "\nconsent:\n  by: WHO\n" in page
     again = shlex.split(page.splitlines()[-1])
     assert json.loads(again[-1].removeprefix("pillar=")) == {"deploytoken": asked}
+
+
+def test_a_step_that_has_its_own_way_on_shows_that_and_no_other():
+    record = Record(DEPLOY, test=False, ref=REF, request=Request(**DEPLOY))
+    page = report.page(row("idle", False, "spider runs\nIf Jane agrees, run:\n  salt-run x"), record)
+    assert page.endswith("\nIf Jane agrees, run:\n  salt-run x")
+
+
+def test_the_page_says_who_started_it_what_was_deployed_and_when_the_machines_were_asked(record):
+    record.caller, record.jid = "sudo_alice", "20261130091500123456"
+    record.commits, record.looks = {"states": "1a2b3c4d5e6f"}, ["before the token", "after the update"]
+    record.request = request.parse({**DEPLOY, "sls": "web", "saltenv": "dev"})
+    page = report.page(RUNNING, record)
+    for line in (
+        "started by sudo_alice, job 20261130091500123456",
+        "Commits:  states 1a2b3c4d",
+        "From:     the environment dev",
+        "Asked:    whether idle before the token, after the update",
+    ):
+        assert line in page.splitlines(), page
+
+
+def test_a_test_says_loudly_which_commits_it_does_not_show(record):
+    record.test = True
+    record.plan = {"states": {"old": "1a2b3c4d5e", "new": "5e6f7a8b9c", "subjects": ["Use nginx"]}}
+    second = " ".join(report.page(row("deploy", None), record).split("\n")[1:3])
+    assert second.startswith("NOT SHOWN: what states 5e6f7a8b would change.")
+
+
+def test_a_machine_that_failed_shows_its_job_and_one_at_work_is_no_failure_of_its_own(record):
+    work = Summary(
+        False, [], [Failure(None, "state.highstate of bob runs there")], at_work=True, jid="20261130091500123456"
+    )
+    record.applied.minions["web2"] = work
+    page = " ".join(report.page(RUNNING, record).split())
+    assert (
+        "web2 at work 0.0 s state.highstate of bob runs there (salt-run jobs.lookup_jid 20261130091500123456)" in page
+    )
 
 
 def test_a_hold_that_is_over_is_not_offered_again():

@@ -1,15 +1,17 @@
 """What a person asks for: each key goes through the parser of the step that it is for, and is refused by its name."""
 
-import dataclasses
 import json
+import re
 import shlex
 
 import pytest
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.busy.consent import Consent
+from saltext.deploytoken.busy.consent import Consent, Grant
 from saltext.deploytoken.deploy import request
+from saltext.deploytoken.machines import states
 from saltext.deploytoken.machines.reboots import Health
+from saltext.deploytoken.machines.states import Function, Task
 from saltext.deploytoken.values import Batch
 
 WHOLE = {
@@ -17,6 +19,8 @@ WHOLE = {
     "target_type": "compound",
     "reason": "upgrade: 'it' \"all\" # now",
     "sls": "web, db",
+    "sls_id": "nginx",
+    "pillar": {"nginx": {"workers": 4}},
     "consent": {"by": "Jane Doe", "for": ["web1/tmux/*"]},
     "on_failure": "release",
     "ref": "f9c2a1b0",
@@ -25,10 +29,12 @@ WHOLE = {
     "wait_idle": "2h",
     "reboot": ["web2", "web1"],
     "reboot_batch": 2,
+    "reboot_pause": "2m",
     "reboot_timeout": "1.5m",
     "health": {"sls": "smoke"},
     "batch": "25%",
     "saltenv": "other",
+    "pillarenv": "third",
     "test": True,
     "ssh": True,
 }
@@ -36,16 +42,21 @@ LEAST = {"target": "docs", "reason": "x"}
 
 
 def test_every_key_is_understood():
-    assert set(WHOLE) == {field.name for field in dataclasses.fields(request.Request)}
+    # A function is instead of states.
+    assert {*WHOLE, "function"} == set(request.KEYS)
+    assert request.parse({**LEAST, "function": "pkg.upgrade"}).task == Task(function=Function("pkg.upgrade"))
+    assert request.parse({**LEAST, "reboot": "required"}).reboot == "required"
+    own = {"sls": ["web", "db"], "sls_id": "nginx", "pillar": {"nginx": {"workers": 4}}}
     assert request.parse(WHOLE) == request.Request(
         **{
-            **WHOLE,
-            "sls": ["web", "db"],
-            "consent": Consent("Jane Doe", ("web1/tmux/*",)),
+            **{name: value for name, value in WHOLE.items() if name not in states.KEYS},
+            "task": Task(**own, saltenv="other", pillarenv="third"),
+            "reboot_pause": 120,
+            "consent": Consent((Grant("Jane Doe", ("web1/tmux/*",)),)),
             "wait": 5400,
             "wait_idle": 7200,
             "reboot_timeout": 90,
-            "health": Health("state.apply", ("smoke",)),
+            "health": Health(Task(sls=["smoke"])),
             "batch": Batch(25, percent=True),
         }
     )
@@ -90,7 +101,8 @@ def test_a_request_that_is_none_says_what_is_wanted(raw):
         ({"wait_idle": True}, "wait_idle"),
         ({"sls": []}, "sls"),
         ({"consent": "WHO AGREED"}, "consent"),
-        ({"consent": {"by": "Jane", "for": []}}, "consent"),
+        ({"consent": {"by": "Jane", "for": []}}, "consent.for"),
+        ({"consent": ["Jane", {"by": "WHO AGREED"}]}, "consent.1.by"),
         ({"on_failure": "ignore"}, "on_failure"),
         ({"on_failure": ["hold"]}, "on_failure"),
         ({"ref": 12345678.0}, "ref"),
@@ -99,6 +111,13 @@ def test_a_request_that_is_none_says_what_is_wanted(raw):
         ({"batch": "150%"}, "batch"),
         ({"batch": True}, "batch"),
         ({"saltenv": {"a": 1}}, "saltenv"),
+        ({"sls_id": "nginx"}, "sls_id"),
+        ({"function": "state.apply"}, "function"),
+        ({"function": {"name": "system.reboot"}}, "function.name"),
+        ({"function": "pkg.upgrade", "sls": "web"}, "sls"),
+        ({"pillar": ["a"]}, "pillar"),
+        ({"pillar": {"deytoken": 1, "deploytoken": {"ref": "f9c2a1b0"}}}, "pillar.deploytoken"),
+        ({"reboot_pause": "2m"}, "reboot_pause"),
         ({"test": "yes"}, "test"),
         ({"ssh": "no"}, "ssh"),
         ({"reboot": "no one" * 0}, "reboot"),
@@ -108,7 +127,7 @@ def test_a_request_that_is_none_says_what_is_wanted(raw):
         ({"reboot": True, "reboot_batch": 0}, "reboot_batch"),
         ({"health": "test.ping"}, "health"),
         ({"reboot": True, "health": "nginx"}, "health"),
-        ({"reboot": True, "health": {"sls": [""]}}, "health"),
+        ({"reboot": True, "health": {"sls": [""]}}, "health.sls"),
         ({"raeson": "x"}, "raeson"),
         ({True: "x"}, "True"),
         # Words with which salt.state succeeds without a minion.
@@ -117,7 +136,7 @@ def test_a_request_that_is_none_says_what_is_wanted(raw):
     ids=str,
 )
 def test_a_wrong_key_is_refused_by_its_whole_name(wrong, key):
-    with pytest.raises(errors.Invalid, match=rf"^deploytoken\.{key}: ") as caught:
+    with pytest.raises(errors.Invalid, match=rf"^deploytoken\.{re.escape(key)}: ") as caught:
         request.parse({**LEAST, **wrong})
     assert "\n" not in str(caught.value)
 

@@ -1,12 +1,14 @@
 """The steps of a deploy are not fooled: only a clear success is one, and each learns from the one record."""
 
+import json
+import shlex
 import subprocess
 import sys
 
 import pytest
 
 from tests.support.deploys import STEPS, Rehearsal
-from tests.support.machines import busy, states
+from tests.support.machines import IDLE, busy, states
 from tests.support.salt import CHECKOUT
 
 
@@ -88,14 +90,32 @@ def test_a_token_that_was_taken_is_a_change_and_one_that_was_confirmed_is_none(r
     assert (deploy.returns["held"]["result"], deploy.returns["held"]["changes"]) == (True, {})
 
 
-def test_a_busy_machine_stops_the_deploy_with_lines_to_paste(rehearse):
-    deploy = rehearse()
-    deploy.machines.busy["a"] = busy("a", ask="Jane")
+def test_a_busy_machine_stops_the_deploy_with_a_command_that_has_all_the_consent_that_is_needed(rehearse):
+    deploy = rehearse(consent={"by": "Ann", "for": ["b/p/old"]})
+    deploy.machines.busy["a"] = {
+        **busy("a"),
+        "blockers": [
+            one
+            for name, ask in (("x", "Jane"), ("y", "Joe"), ("z", "Jane"))
+            for one in busy("a", name, ask=ask)["blockers"]
+        ],
+    }
     ret = deploy.run()
     assert (ret["result"], ret["reason"]) == (False, "busy")
-    first, *more = ret["comment"].splitlines()
-    assert first == "1 thing running (ask Jane): spider on a"
-    assert more[1:] == ["consent:", '  by: "WHO AGREED"', "  for:", '    - "a/p/spider"']
+    first, why, command = ret["comment"].splitlines()
+    assert first.startswith("3 things running (ask Jane, Joe): x on a; y on a; z on a")
+    assert "Jane and Joe agree" in why
+    given = {"by": "Ann", "for": ["b/p/old"]}
+    asked = json.loads(shlex.split(command)[-1].removeprefix("pillar="))["deploytoken"]
+    assert asked == {
+        **deploy.asked,
+        "consent": [given, {"by": "Jane", "for": ["a/p/x", "a/p/z"]}, {"by": "Joe", "for": ["a/p/y"]}],
+    }
+    # As it is, it works.
+    deploy.asked, deploy.deploy = asked, None
+    deploy.deploy = deploy.new()
+    assert deploy.run()["result"] is True
+    assert "with the consent of Jane: x (a/p/x); z (a/p/z) and Joe: y (a/p/y)" in deploy.entries[0]
 
 
 def test_a_consent_is_remembered_from_every_look(rehearse):
@@ -103,6 +123,26 @@ def test_a_consent_is_remembered_from_every_look(rehearse):
     deploy.machines.busy["a"] = [busy("a", "one"), busy("a", "two")]
     assert deploy.run()["result"] is True
     assert "with the consent of Jane Doe: one (a/p/one); two (a/p/two)" in deploy.entries[0]
+
+
+def test_a_name_alone_agrees_to_what_was_found_first_and_to_nothing_later(rehearse):
+    deploy = rehearse(consent="Jane Doe")
+    deploy.machines.busy["a"] = [busy("a", "one"), busy("a", "two")]
+    assert deploy.run()["result"] is True
+    assert deploy.returns["idle"]["comment"].startswith("1 thing running: two on a")
+    assert "nothing deployed: 1 thing running: two on a" in deploy.entries[0]
+
+
+def test_before_each_later_batch_its_machines_are_asked_again(rehearse):
+    deploy = rehearse(batch=1)
+    deploy.machines.busy["b"] = [IDLE, IDLE, busy("b")]
+    deploy.run(until="rebooted")
+    ret = deploy.returns["applied"]
+    assert (ret["result"], ret["reason"], ret["not_started"]) == (False, "busy", ["b"])
+    assert ret["comment"].startswith("1 thing running: spider on b")
+    assert deploy.record.looks == ["before the token", "after the update", "before b"]
+    deploy.step("released")
+    assert deploy.status["ref"] == deploy.record.ref
 
 
 def test_without_a_busy_check_nothing_is_deployed_or_noted(rehearse):

@@ -13,7 +13,7 @@ import pytest
 
 from saltext.deploytoken import config, errors
 from saltext.deploytoken import page as token_page
-from saltext.deploytoken.deploy.request import Request
+from saltext.deploytoken.deploy import request
 from saltext.deploytoken.repositories import settings as repositories
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,7 +105,7 @@ def test_every_mode_of_the_gate_stands_in_the_configuration():
 
 
 def test_every_key_of_an_orchestration_stands_in_the_procedure():
-    assert {field.name for field in dataclasses.fields(Request)} <= set(rows(text("docs/procedure.md")))
+    assert set(request.KEYS) <= set(rows(text("docs/procedure.md")))
 
 
 def runner_functions():
@@ -238,7 +238,7 @@ def test_the_pages_show_commands():
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_deploy_that_is_shown_asks_for_what_there_is(path):
-    known = {field.name for field in dataclasses.fields(Request)} | {"break_glass", "by"}
+    known = {*request.KEYS, "break_glass", "by"}
     page = path.read_text(encoding="utf-8").replace("\n", " ")
     asked = [json.loads(found) for found in re.findall(r"pillar='(\{\"deploytoken\": \{[^'…]*\}\})'", page)]
 

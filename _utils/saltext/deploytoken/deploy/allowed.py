@@ -4,10 +4,11 @@ Whether something may go on, at this moment: the token is held under the ref, an
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from saltext.deploytoken.busy import verdict
 from saltext.deploytoken.busy.consent import Consent
+from saltext.deploytoken.busy.verdict import Verdict
 from saltext.deploytoken.config import Config
 from saltext.deploytoken.machines.base import Machines
 from saltext.deploytoken.token import Token
@@ -24,11 +25,19 @@ def require_held(config: Config, ref: str) -> None:
         token.require_held(ref)
 
 
-def reboots(config: Config, machines: Machines, ref: str, agreed: Consent | None) -> Callable[[list[str]], None]:
-    """Return what is to be called with the machines of each batch before it; it raises if they must not reboot."""
+def batch(
+    config: Config, machines: Machines, ref: str, agreed: Consent | None, seen: Callable[[Verdict], None] | None = None
+) -> Callable[[Sequence[str]], None]:
+    """
+    Return what is to be called with the machines of each batch before it; it raises if nothing may be done to them.
 
-    def allow(ids: list[str]) -> None:
+    ``seen`` is called with the verdict on them.
+    """
+
+    def allow(ids: Sequence[str]) -> None:
         require_held(config, ref)
-        verdict.judge(verdict.look(machines, ids, "list"), agreed)
+        found = verdict.judge(verdict.look(machines, list(ids), "list"), agreed)
+        if seen:
+            seen(found)
 
     return allow

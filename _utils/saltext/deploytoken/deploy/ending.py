@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass
 
 from saltext.deploytoken import errors, page, text
+from saltext.deploytoken.busy import consent
 from saltext.deploytoken.deploy import request
 from saltext.deploytoken.deploy.record import UNKNOWN, Record
 from saltext.deploytoken.machines.base import Machines
@@ -117,10 +118,12 @@ def ways_on(record: Record) -> list[Way]:
 
 def run_again(record: Record, ref: str | None) -> str:
     """Return what this deploy was asked for as a command: under the hold ``ref``, or with None under a new one."""
-    asked = {key: value for key, value in record.asked.items() if key != "ref"}
+    asked = {key: value for key, value in record.asked.items() if key not in ("ref", "consent")}
     if asked.get("reboot") and record.reboots.rebooted:
         # Machines that are back are not rebooted once more.
         asked["reboot"] = record.reboots.left
+    if record.consent:
+        asked["consent"] = consent.data(record.consent)
     if not asked.get("reboot"):
         asked = {key: value for key, value in asked.items() if key not in ("reboot", *request.OF_REBOOTS)}
     return request.command({**asked, **({"ref": ref} if ref else {})})

@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from saltext.deploytoken.busy.consent import Blocker
+from saltext.deploytoken.busy.consent import Blocker, Consent
 from saltext.deploytoken.deploy.request import Request
 from saltext.deploytoken.machines.reboots import Boots
 from saltext.deploytoken.machines.states import Applied
@@ -56,6 +56,8 @@ class Record:
         The request as a person wrote it; ``request`` is the same, checked, or None if it was refused.
     test
         Nothing is changed; all of it is only looked at.
+    caller, jid
+        Who started it, as Salt says, and the job of the orchestration.
     ref
         The ref under which it runs. ``held`` says whether the token is held under it.
     plan
@@ -64,8 +66,12 @@ class Record:
         The commits that are deployed, by repository.
     expected, boots
         The machines that the last busy check found, and the boot IDs that came with their answers.
+    looks
+        When the machines were asked whether they are idle, in words.
+    consent
+        Who agreed to the interruption of what, as asked for; after the first look, of that and nothing else.
     consents
-        Who agreed to the interruption of what, by blocker ID: ``(name, blocker)``.
+        What was interrupted with consent, by blocker ID: ``(name, blocker)``.
     applied
         What became of the states; None before they begin.
     steps
@@ -79,12 +85,16 @@ class Record:
     asked: Mapping[str, Any]
     test: bool
     ref: str
+    caller: str | None = None
+    jid: str | None = None
     request: Request | None = None
     held: bool = False
     plan: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     commits: dict[str, str] = dataclasses.field(default_factory=dict)
     expected: list[str] = dataclasses.field(default_factory=list)
     boots: dict[str, Any] = dataclasses.field(default_factory=dict)
+    looks: list[str] = dataclasses.field(default_factory=list)
+    consent: Consent | None = None
     consents: dict[str, tuple[str, Blocker]] = dataclasses.field(default_factory=dict)
     applied: Applied | None = None
     reboots: Reboots = dataclasses.field(default_factory=Reboots)
@@ -97,10 +107,11 @@ class Record:
         """Whether the hold is older than this deploy, which only gives back what it took itself."""
         return bool(self.request and self.request.ref)
 
-    def consent(self) -> str | None:
+    def consented(self) -> str | None:
         """Return the people who agreed, and to what, in one line; None if nothing ran that needed it."""
         if not self.consents:
             return None
-        people = ", ".join(sorted({name for name, _ in self.consents.values()}))
-        what = "; ".join(f"{self.consents[key][1]['what']} ({key})" for key in sorted(self.consents))
-        return f"{people}: {what}"
+        told: dict[str, list[str]] = {}
+        for key, (name, blocker) in sorted(self.consents.items()):
+            told.setdefault(name, []).append(f"{blocker['what']} ({key})")
+        return " and ".join(f"{name}: {'; '.join(what)}" for name, what in sorted(told.items()))

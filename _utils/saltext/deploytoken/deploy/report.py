@@ -34,7 +34,7 @@ def page(running: Mapping[str, Row], record: Record) -> str:
     """
     rows = sorted(running.values(), key=lambda row: row.get("__run_num__", 0))
     cause = _cause(rows)
-    head = [_headline(rows, record), *_about(record)]
+    head = [_headline(rows, record), *_not_shown(record), *_about(record)]
     steps = [(str(row.get("__id__")), *_step(row)) for row in rows]
     parts = [
         head,
@@ -60,13 +60,23 @@ def _headline(rows: Sequence[Row], record: Record) -> str:
     return "FAILED" if failed else "DEPLOYED"
 
 
+def _not_shown(record: Record) -> list[str]:
+    """What a test cannot show: states run from what is served, and to serve anything else would be to deploy it."""
+    if not (record.test and record.plan):
+        return []
+    new = ", ".join(f"{name} {text.short(change['new'])}" for name, change in record.plan.items())
+    return _wrapped(f"NOT SHOWN: what {new} would change. The states ran from the commits that are served now.")
+
+
 def _about(record: Record) -> list[str]:
     """The target, and the reason with the ref, if that means anything."""
     target = record.asked.get("target")
     lines = _wrapped(", ".join(map(str, target)) if isinstance(target, list) else target) if target else []
     held = "held" in record.steps and record.steps["held"].result is True and not record.test
     ref = f" (ref {record.ref})" if held or record.resumed else ""
-    return [*lines, *_wrapped(f"{record.asked.get('reason', 'no reason')}{ref}")]
+    lines += _wrapped(f"{record.asked.get('reason', 'no reason')}{ref}")
+    job = f", job {record.jid}" if record.jid else ""
+    return [*lines, *_wrapped(f"started by {record.caller}{job}")] if record.caller else lines
 
 
 def _step(row: Row) -> tuple[str, str, str]:
@@ -91,17 +101,23 @@ def _minion(summary: Summary, test: bool) -> tuple[str, str, str]:
     """How a machine ended, its time, and what changed or failed there."""
     seconds = _time(summary.seconds)
     if not summary.result:
-        return "silent" if summary.silent else "FAILED", seconds, "; ".join(map(str, summary.failed))
-    if not summary.changed:
-        return "ok", seconds, "no changes"
+        word = "silent" if summary.silent else "at work" if summary.at_work else "FAILED"
+        job = f" (salt-run jobs.lookup_jid {summary.jid})" if summary.jid else ""
+        return word, seconds, "; ".join(map(str, summary.failed)) + job
+    if summary.answer or not summary.changed:
+        return "ok", seconds, summary.answer or "no changes"
     words = "would change" if test else "changed"
     return "ok", seconds, f"{len(summary.changed)} {words}: {', '.join(summary.changed)}"
 
 
 def _notes(record: Record) -> list[str]:
-    """Who agreed to what, what rebooted, and the entry."""
+    """What was deployed, when the machines were asked, who agreed to what, what rebooted, and the entry."""
+    commits = ", ".join(f"{name} {text.short(commit)}" for name, commit in record.commits.items())
     notes = [
-        ("Consent", record.consent()),
+        ("Commits", commits),
+        ("From", record.request and record.request.task.saltenv and f"the environment {record.request.task.saltenv}"),
+        ("Asked", record.looks and f"whether idle {', '.join(record.looks)}"),
+        ("Consent", record.consented()),
         ("Rebooted", ", ".join(record.reboots.rebooted)),
         ("History", record.entry),
     ]
@@ -113,7 +129,7 @@ def _ways_on(cause: Row | None, record: Record) -> list[str]:
     # Its comment may have lines to paste: those after the first are shown as they are.
     lines = str((cause or {}).get("comment") or "").strip().splitlines()[1:]
     ways = record.ways
-    if cause and not ways and record.request:
+    if cause and not ways and not lines and record.request:
         held = record.steps.get("held")
         over = held is not None and held.reason == errors.NotYours.reason
         ways = [("Then run again", ending.run_again(record, None if over else record.request.ref))]

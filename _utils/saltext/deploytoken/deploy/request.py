@@ -15,8 +15,9 @@ from typing import Any
 from saltext.deploytoken import errors, page, values
 from saltext.deploytoken.busy import consent
 from saltext.deploytoken.busy.consent import Consent
-from saltext.deploytoken.machines import reboots
+from saltext.deploytoken.machines import reboots, states
 from saltext.deploytoken.machines.reboots import Health
+from saltext.deploytoken.machines.states import Task
 from saltext.deploytoken.values import Batch
 
 #: The key of a run's pillar under which a request stands.
@@ -25,7 +26,9 @@ KEY = "deploytoken"
 EXAMPLE = '{"deploytoken": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
 ON_FAILURE = ("hold", "release")
 #: These mean nothing without ``reboot``.
-OF_REBOOTS = ("reboot_batch", "health")
+OF_REBOOTS = ("reboot_batch", "reboot_pause", "health")
+#: ``reboot``: those machines that say that they need it.
+REQUIRED = "required"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,28 +36,32 @@ class Request:
     """
     A checked request; docs/procedure.md describes each key.
 
-    ``target`` is a text, or a list of IDs; times are in seconds; ``reboot`` is True for all machines, or a list of
-    them in order.
+    ``target`` is a text, or a list of IDs; times are in seconds; ``reboot`` is True for all machines, a list of them
+    in order, or :data:`REQUIRED`. ``task`` is what is done on each machine; it has keys of its own.
     """
 
     target: str | list[str]
     reason: str
     target_type: str = "glob"
-    sls: list[str] | None = None
+    task: Task = states.HIGHSTATE
     consent: Consent | None = None
     on_failure: str = "hold"
     ref: str | None = None
     name: str | None = None
     wait: float | None = None
     wait_idle: float | None = None
-    reboot: bool | list[str] = False
+    reboot: bool | str | list[str] = False
     reboot_batch: int = 1
+    reboot_pause: float = 0.0
     reboot_timeout: float = 300.0
     health: Health = reboots.PING
     batch: Batch | None = None
-    saltenv: str | None = None
     test: bool = False
     ssh: bool = False
+
+
+#: The keys of a request.
+KEYS = (*(field.name for field in dataclasses.fields(Request) if field.name != "task"), *states.KEYS)
 
 
 def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
@@ -67,10 +74,9 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
     """
     if not isinstance(raw, Mapping):
         raise errors.Invalid(f"say what to deploy and why, as in pillar='{EXAMPLE}'")
-    known = [field.name for field in dataclasses.fields(Request)]
     for name in raw:
-        if name not in known:  # YAML reads `on` as True
-            raise errors.Invalid(f"{KEY}.{name}: no such key; known are: {', '.join(known)}")
+        if name not in KEYS:  # YAML reads `on` as True
+            raise errors.Invalid(f"{KEY}.{name}: no such key; known are: {', '.join(KEYS)}")
     found = {name: value for name, value in raw.items() if value is not None}
     for name in ("target", "reason"):
         if name not in found:
@@ -85,23 +91,23 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
         "target": _ids if listed else values.text,
         "reason": lambda value, key: page.check_reason(values.text(value, key), key),
         "target_type": values.text,
-        "sls": _ids,
         "consent": consent.parse,
         "on_failure": _on_failure,
         "ref": values.ref,
         "name": lambda value, key: page.check_name(values.text(value, key), key, nobody),
         "wait": values.duration,
         "wait_idle": values.duration,
-        "reboot": lambda value, key: value if isinstance(value, bool) else _ids(value, key),
+        "reboot": lambda value, key: value if isinstance(value, bool) or value == REQUIRED else _ids(value, key),
         "reboot_batch": lambda value, key: values.number(value, key, 1000),
+        "reboot_pause": values.duration,
         "reboot_timeout": values.positive_duration,
         "health": reboots.health,
         "batch": values.batch,
-        "saltenv": values.text,
         "test": values.boolean,
         "ssh": values.boolean,
     }
-    return Request(**{name: parsers[name](value, f"{KEY}.{name}") for name, value in found.items()})
+    task = states.task({name: found.pop(name) for name in states.KEYS if name in found}, f"{KEY}.")
+    return Request(**{name: parsers[name](value, f"{KEY}.{name}") for name, value in found.items()}, task=task)
 
 
 def command(raw: Mapping[str, Any]) -> str:

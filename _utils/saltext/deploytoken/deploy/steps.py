@@ -12,11 +12,11 @@ import dataclasses
 import functools
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from saltext.deploytoken import config, errors, events, machines, page, repositories, text
-from saltext.deploytoken.busy import verdict, waiting
+from saltext.deploytoken.busy import consent, verdict, waiting
 from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving
 from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.release import release
@@ -53,16 +53,28 @@ class Deploy:
         What stands under ``deploytoken`` in the orchestration's pillar.
     ``tell`` (callable)
         Called with lines of progress.
+    ``beside``
+        The keys beside the request in the orchestration's pillar overrides; None if that cannot be told.
     """
 
-    def __init__(self, opts: Mapping[str, Any], functions: Mapping[str, Any], asked: Any, tell: Tell):
+    def __init__(
+        self,
+        opts: Mapping[str, Any],
+        functions: Mapping[str, Any],
+        asked: Any,
+        tell: Tell,
+        beside: Sequence[str] | None = None,
+    ):
+        self._beside = beside
         self._opts = opts
         self._functions = functions
         self._asked = asked
         self._tell = tell
         found = dict(asked) if isinstance(asked, Mapping) else {}
         test = bool(opts.get("test")) or found.get("test") is True
-        self.record = Record(asked=found, test=test, ref=claim().ref)
+        caller = str(opts["user"]) if opts.get("user") else None
+        jid = jobs.orchestration(opts["cachedir"])
+        self.record = Record(asked=found, test=test, ref=claim().ref, caller=caller, jid=jid)
 
     def carry_out(self, step: str, name: str) -> dict[str, Any]:
         """Carry out the step of this function, and return what Salt wants of the state ``name``."""
@@ -96,9 +108,14 @@ class Deploy:
         """Check the configuration, and what was asked for."""
         rules = self._config.rules
         checked = request.parse(self._asked, rules.nobody)
+        if self._beside:
+            raise errors.Invalid(
+                f"{', '.join(self._beside)}: stands beside deploytoken in the orchestration's pillar, which no server"
+                " sees; write it into deploytoken.pillar, or leave it out"
+            )
         if checked.name is None and self._config.name is not None:
             page.check_name(self._config.name, "deploytoken.name", rules.nobody)
-        self.record.request = checked
+        self.record.request, self.record.consent = checked, checked.consent
         self.record.ref = checked.ref or self.record.ref
         target = checked.target if isinstance(checked.target, str) else ", ".join(checked.target)
         return Outcome(True, f"{target}: {checked.reason}")
@@ -108,6 +125,8 @@ class Deploy:
         answer = repositories.status(self._config.repositories, self._functions)
         found = answer["repositories"]
         self.record.plan = plan = {name: change for name, item in found.items() if (change := _change(item, "target"))}
+        if self.record.test:
+            self.record.commits = {name: item["before"] for name, item in found.items()}
         if not found:
             return Outcome(True, answer["message"])
         comment = f"To be updated: {_moves(plan)}" if plan else f"Up to date: {', '.join(found)}"
@@ -117,24 +136,29 @@ class Deploy:
         """Ask whether the machines are idle, or somebody agreed to what is interrupted."""
         asked, found = self._request, self.record
         look = functools.partial(verdict.look, self._machines, asked.target, asked.target_type)
+        found.looks.append("after the update" if "updated" in found.steps else "before the token")
         try:
             # While the token is held, others wait for it.
             if asked.wait_idle and not (found.held or found.test):
                 times = waiting.Times(limit=asked.wait_idle)
-                answer, _ = waiting.wait(look, asked.consent, times, self._tell)
+                answer, _ = waiting.wait(look, found.consent, times, self._tell)
             else:
-                answer = verdict.judge(look(), asked.consent)
+                seen = look()
+                # A bare name agrees to what was found when it was given, and not to what begins later.
+                found.consent = consent.frozen(found.consent, seen.blockers)
+                answer = verdict.judge(seen, found.consent)
         except errors.Busy as refused:
             # In a test, the steps that follow say what they would do there.
             found.expected = refused.details["expected"]
-            lines = refused.details.get("consent_lines")
-            if lines:
-                lines = ["If the people named agree, write down who did, and run again with:", *lines]
-            comment = "\n".join([str(refused), *(lines or [])])
+            comment = str(refused)
+            if asking := refused.details.get("consent"):
+                again = request.command({**found.asked, "consent": asking})
+                comment += f"\n{consent.condition(refused.details['blockers'])}, run:\n  {again}"
             return Outcome(False, comment, data={"expected": refused.details["expected"]}, reason=refused.reason)
-        found.expected, found.boots = answer.found.expected, answer.boots
-        if asked.consent:
-            found.consents.update({blocker["id"]: (asked.consent.by, blocker) for blocker in answer.covered})
+        found.expected, found.boots, found.consent = answer.found.expected, answer.boots, answer.agreed
+        if asked.task.saltenv and not asked.ssh and "updated" not in found.steps:
+            self._require_kept()
+        self._remember(answer)
         data = answer.data()
         return Outcome(True, str(answer), data={"expected": data["expected"], "consented": data["consented"]})
 
@@ -144,7 +168,7 @@ class Deploy:
         with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
             if self.record.test:
                 return self._dry_run(token)
-            jid = jobs.orchestration(self._opts["cachedir"])
+            jid = self.record.jid
             if self.record.resumed:
                 self._take_up(token, jid)
             self._tell_at_exit(
@@ -178,6 +202,8 @@ class Deploy:
         finally:
             if self._config.repositories:
                 serving.forget_file_lists(self._opts)
+        if failed := self._machines.refresh(found.expected):
+            raise errors.Busy(text.join_reasons(failed), failed=failed)
         items = answer["repositories"]
         found.commits = {name: item["after"] for name, item in items.items()}
         changes = {name: change for name, item in items.items() if (change := _change(item, "after"))}
@@ -192,7 +218,8 @@ class Deploy:
         ids = sorted(found.expected)
         if not ids:
             raise errors.Busy("no busy check has said which machines are expected")
-        order = ids if asked.reboot is True else list(dict.fromkeys(asked.reboot or []))
+        named = asked.reboot if isinstance(asked.reboot, list) else []
+        order = ids if asked.reboot is True else list(dict.fromkeys(named))
         if strange := [minion for minion in order if minion not in ids]:
             raise errors.Invalid(f"deploytoken.reboot: the target does not mean {', '.join(strange)}")
         boots, failed = reboots.known(found.boots, ids), dict[str, str]()
@@ -207,6 +234,10 @@ class Deploy:
         if failed:
             raise errors.Failed(f"no boot ID: {text.join_reasons(failed)}")
         reboots.require_others(order, boots, "deploytoken.reboot")
+        if asked.reboot == request.REQUIRED:
+            # Who needs one is known after the states. Who could not tell even then is refused now.
+            required = self._required(ids)
+            order = required if found.test else []
         found.reboots = record.Reboots(before=boots, fresh=fresh, order=order, left=list(order))
         return Outcome(True, f"Noted for {', '.join(ids)}", data={"boots": boots, "order": order, "fresh": fresh})
 
@@ -215,17 +246,28 @@ class Deploy:
         asked, found = self._request, self.record
         if not found.expected:
             raise errors.Busy("no busy check has said which machines are expected")
+        if found.test and asked.task.untold:
+            return Outcome(None, asked.task.untold)
         # Before anything begins: whatever happens from here on, it is known how far it came.
-        found.applied = applied = states.Applied(found.expected)
+        found.applied = applied = states.Applied(found.expected, asked.task)
         groups = asked.batch.split(found.expected) if asked.batch else [found.expected]
-        fun, kwarg = states.call(found.ref, asked.sls, asked.saltenv, found.test)
+        again = allowed.batch(self._config, self._machines, found.ref, found.consent, self._remember)
+
+        def allow(ids: Sequence[str]) -> None:
+            if ids == list(groups[0]):  # the step before has just asked whether they are idle
+                allowed.require_held(self._config, found.ref)
+                return
+            found.looks.append(f"before {', '.join(ids)}")
+            again(ids)
+
+        fun, arg, kwarg = asked.task.call(found.ref, found.test)
         failure = None
         try:
             states.apply(
                 applied,
                 groups,
-                functools.partial(self._machines.follow, fun=fun, arg=(), kwarg=kwarg, tell=self._tell),
-                functools.partial(allowed.require_held, self._config, found.ref),
+                functools.partial(self._machines.follow, fun=fun, arg=arg, kwarg=kwarg, tell=self._tell),
+                allow,
                 self._tell,
                 found.test,
             )
@@ -255,12 +297,13 @@ class Deploy:
         result, reason = False, None
         try:
             boots = self._settle(notes)
-            if not found.order:
-                comment = "All answer"
-            elif not self._succeeded("applied"):
-                comment = "All answer; nobody is rebooted, because the deploy failed"
+            if not self._succeeded("applied"):
+                comment = "All answer" + ("; nobody is rebooted, because the deploy failed" if asked.reboot else "")
             else:
-                comment = self._reboot(notes, boots)
+                if asked.reboot == request.REQUIRED:
+                    found.order = self._required(sorted(found.before))
+                    found.left = list(found.order)
+                comment = self._reboot(notes, boots) if found.order else "All answer"
             result = True
         except errors.Error as error:
             comment, reason = str(error), error.reason
@@ -310,6 +353,25 @@ class Deploy:
 
     def _succeeded(self, step: str) -> bool:
         return step in self.record.steps and self.record.steps[step].result is True
+
+    def _require_kept(self) -> None:
+        """Refuse a run that would take this extension off the minions: Salt removes what its environment lacks."""
+        fun, arg, kwarg = self._request.task.call(None)
+        asked = [kwarg["saltenv"], fun, arg, {name: value for name, value in kwarg.items() if name != "pillar"}]
+        heard = self._machines.collect_returns(self.record.expected, "deploygate.keeps", asked)
+        failed = {}
+        for minion in self.record.expected:
+            answer = heard.get(minion, {}).get("ret")
+            if not (isinstance(answer, dict) and answer.get("keeps") is True):
+                why = answer.get("why") if isinstance(answer, dict) else answer
+                failed[minion] = f"says: {text.last_line(why) or 'nothing'}"
+        if failed:
+            raise errors.Invalid(f"deploytoken.saltenv: {text.join_reasons(failed)}", failed=failed)
+
+    def _remember(self, answer: verdict.Verdict) -> None:
+        """Note who agreed to the interruption of what."""
+        if agreed := answer.agreed:
+            self.record.consents.update({one["id"]: (agreed.by(one), one) for one in answer.covered})
 
     def _take_up(self, token: Token, jid: str | None) -> None:
         """Have no other deploy at work under this hold: the first to end would release the token over the other."""
@@ -363,6 +425,12 @@ class Deploy:
             raise errors.Failed(f"no boot ID: {text.join_reasons(failed)}", failed=failed)
         return boots
 
+    def _required(self, ids: Sequence[str]) -> list[str]:
+        found, unknown = reboots.required(reboots.Servers(self._machines), ids)
+        if unknown:
+            raise errors.Failed(text.join_reasons(unknown), failed=unknown)
+        return found
+
     def _reboot(self, notes: reboots.Notes, boots: reboots.Boots) -> str:
         asked, found = self._request, self.record.reboots
         done: dict[str, dict[str, str]] = {}
@@ -371,10 +439,13 @@ class Deploy:
                 reboots.Servers(self._machines),
                 found.order,
                 batch=asked.reboot_batch,
+                pause=asked.reboot_pause,
                 patience=asked.reboot_timeout,
                 check=asked.health,
                 ref=self.record.ref,
-                allowed=allowed.reboots(self._config, self._machines, self.record.ref, asked.consent),
+                allowed=allowed.batch(
+                    self._config, self._machines, self.record.ref, self.record.consent, self._remember
+                ),
                 notes=notes,
                 tell=self._tell,
                 before={**found.before, **found.fresh},
@@ -392,14 +463,14 @@ class Deploy:
         rebooted = found.reboots.rebooted
         try:
             with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
-                consent = ending.shortened(found.consent() or "") if end.began else ""
+                agreed = ending.shortened(found.consented() or "") if end.began else ""
                 answer = release(
                     token,
                     self._opts["cachedir"],
                     ending.summary(found, end),
                     found.ref,
                     rebooted=rebooted,
-                    consent=consent or None,
+                    consent=agreed or None,
                     commits=found.commits if end.began else None,
                 )
         except errors.NotYours as error:
