@@ -289,13 +289,15 @@ JOB = {"jid": "20261130093000123456", "tgt": "*", "user": "sudo_alice", "arg": [
 @pytest.fixture
 def job(tmp_path):
     """``job(fun)``: what Salt notes of a job, here of a process that is called as Salt's are; or the bytes ``raw``."""
-    salt_like = subprocess.Popen([sys.executable, "-c", "input()", "salt-minion"], stdin=subprocess.PIPE)
+    code = "import threading; threading.Thread(target=input).start()"
+    salt_like = subprocess.Popen([sys.executable, "-c", code, "salt-minion"], stdin=subprocess.PIPE)
     (tmp_path / "cache" / "proc").mkdir(parents=True)
 
     def job(fun="state.highstate", raw=None, **more):
         noted = salt.payload.dumps({**JOB, "pid": salt_like.pid, "fun": fun, **more})
         (tmp_path / "cache" / "proc" / JOB["jid"]).write_bytes(noted if raw is None else raw)
 
+    job.threads = lambda: sorted(int(one.name) for one in pathlib.Path(f"/proc/{salt_like.pid}/task").iterdir())
     yield job
     process.end(salt_like)
 
@@ -324,6 +326,12 @@ def test_a_job_of_a_minion_blocks_if_it_applies_states_and_says_for_whom(check, 
     assert [(one["what"], one["user"]) for one in answer["blockers"]] == ([(what, user)] if what else [])
     assert "hunter2" not in json.dumps(answer)
     assert [one["since"] for one in answer["blockers"] if more.get("jid") != "req"] in ([], ["2026-11-30T09:30:00Z"])
+
+
+def test_a_job_whose_id_a_thread_of_salt_has_now_runs_no_more(check, job):
+    until(lambda: len(job.threads()) > 1, what="the thread")
+    job(pid=job.threads()[1])
+    assert check()[0]["idle"] is True
 
 
 def test_over_salt_ssh_states_from_any_computer_block_and_test_runs_do_not(checkout, tmp_path):
