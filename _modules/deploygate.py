@@ -105,18 +105,18 @@ TRANSACTIONAL = (
     "transactional_update.sls",
 )
 
-# One file of each folder that a minion needs, or a masterless one: an environment that has these has this extension.
-# No later version may drop one of these names, or the gate of this version would refuse the sync that brings it.
+# What a minion needs of each folder: an environment that has these has this extension. No later version may drop one
+# of these names, or the gate of this version would refuse the sync that brings it.
 SYNCED = (
     "_executors/deploygate.py",
     "_modules/busy.py",
     "_modules/deploygate.py",
     "_output/busy.py",
-    "_pillar/deploytoken.py",
     "_states/busy.py",
     "_states/deploygate.py",
-    "_utils/saltext/deploytoken/__init__.py",
 )
+# The same of what a masterless minion needs to compile its own pillar.
+MASTERLESS = ("_pillar/deploytoken.py", "_utils/saltext/deploytoken/__init__.py")
 # These run a highstate if no SLS is named. `state.test` and `state.request` do so with `test=True`.
 APPLY = ("state.apply", "state.request", "state.test")
 # A scheduled job with one of these arguments runs the states that `ways` sees; others can leave the gate's state out.
@@ -375,9 +375,10 @@ def _runs_states(fun):
 
 def _lost(fun, args, kwargs):
     """The files of this extension that Salt's sync would remove before this run, and the environments it asks."""
-    here = [path for path in SYNCED if os.path.exists(os.path.join(__opts__["extension_modules"], path[1:]))]
-    folders, environments = _synced(fun, args, kwargs) if here else ([], [])
-    at_stake = [path for path in here if path.split("/")[0] in folders]
+    needed = SYNCED + (MASTERLESS if __opts__["file_client"] == "local" else ())
+    here = [path for path in needed if os.path.exists(os.path.join(__opts__["extension_modules"], path[1:]))]
+    kinds, environments = _synced(fun, args, kwargs) if here else ([], [])
+    at_stake = [path for path in here if "all" in kinds or path.split("/")[0][1:] in kinds]
     if not at_stake:
         return [], []
     served = {path for env in environments for path in __salt__["cp.list_master"](saltenv=env, prefix="_")}
@@ -386,7 +387,7 @@ def _lost(fun, args, kwargs):
 
 def _synced(fun, args, kwargs):
     """
-    What a run syncs: the folders of which Salt removes what is not served, and the environments that it asks.
+    What a run syncs: the kinds of files of which Salt removes what is not served, and the environments that it asks.
 
     As `HighState.load_dynamic`, `state.sls` with `sync_mods`, `saltutil` and `salt.utils.extmods` do it (3006.29 and
     3008.3). No other function of Salt's `state` syncs.
@@ -406,11 +407,10 @@ def _synced(fun, args, kwargs):
     else:
         kinds = ["all"] if highstate and opts["autoload_dynamic_modules"] else []
     clean = (opts if highstate else __opts__)["clean_dynamic_modules"] is True
-    folders = {path.split("/")[0] for path in SYNCED} if "all" in kinds else {f"_{kind}" for kind in kinds}
-    if not clean or not folders:
+    if not clean or not kinds:
         return [], []
     if environments is not None:
-        return folders, environments.split(",") if isinstance(environments, str) else list(environments)
+        return kinds, environments.split(",") if isinstance(environments, str) else list(environments)
     run = kwargs.get("pillar")
     pillar = salt.utils.dictupdate.merge_recurse(dict(__pillar__), run if isinstance(run, dict) else {})
     with salt.state.HighState(opts, initial_pillar=pillar) as state:
@@ -421,8 +421,8 @@ def _synced(fun, args, kwargs):
         except salt.exceptions.SaltRenderError:
             matches = {}  # then Salt runs nothing and syncs nothing
         if not highstate:
-            return folders, list(matches) or ["base"]
-        return (folders, list(state.matches_whitelist(matches, kwargs.get("whitelist")))) if matches else ([], [])
+            return kinds, list(matches) or ["base"]
+        return (kinds, list(state.matches_whitelist(matches, kwargs.get("whitelist")))) if matches else ([], [])
 
 
 def _mode(value):

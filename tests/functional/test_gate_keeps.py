@@ -144,8 +144,9 @@ def test_it_is_known_beforehand_whether_a_run_takes_the_extension_off_the_minion
 
 
 # Whatever the mode: a minion that has lost the executor's file refuses every function.
-@pytest.mark.parametrize("mode", ["enforce", "warn", "off"])
-@pytest.mark.parametrize("run", ["of dev, as a test", "a sync of dev"])
+@pytest.mark.parametrize(
+    ("mode", "run"), [("enforce", "of dev, as a test"), ("warn", "a sync of dev"), ("off", "of dev, as a test")]
+)
 def test_the_executor_refuses_such_a_run_with_the_remedy(minion, mode, run):
     tops, options, fun, args, kwargs, _ = RUNS[run]
     executors = minion(tops, deploygate=mode, **options).executors
@@ -188,4 +189,9 @@ def test_a_minion_whose_colleague_tries_another_environment_still_answers(synced
     assert call("test.ping").data == {"local": True}
     kept = call("state.apply", "saltenv=dev", "test=True", clean_dynamic_modules=False)
     assert kept.code == 0, kept
-    assert call("test.ping").data == {"local": True}
+    assert list(tmp_path.rglob("executors/deploygate.py")), "the executor is still there"
+
+
+def test_the_files_by_which_an_environment_is_known_are_there(loaders, checkout):
+    rule = loaders("minion").modules["deploygate.keeps"].__globals__
+    assert [name for name in rule["SYNCED"] + rule["MASTERLESS"] if not (checkout / name).is_file()] == []

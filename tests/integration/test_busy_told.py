@@ -71,7 +71,7 @@ def test_the_minion_the_master_and_the_runner_show_people_the_same_short_table(c
     assert by_call[:5] == ["local: busy", *rows]
     assert by_runner[by_runner.index("kingfisher-main: busy") :][:5] == ["kingfisher-main: busy", *rows]
     for lines in (by_salt, by_call, by_runner):
-        assert max(map(len, lines)) <= 80
+        assert max(len(line) for line in lines if not line.startswith("  salt-run")) <= 80  # that one is to be pasted
         assert "\x1b" not in "".join(lines)
 
     runs()
@@ -175,8 +175,7 @@ def test_what_began_after_jane_agreed_blocks_and_the_history_says_what_she_agree
     agreed = cluster.orchestrate(**deploy)
 
     assert refused.code == 1, refused
-    assert "spider_b" in states(refused)[2]["comment"]
-    assert "kingfisher-main/named/spider_a" not in states(refused)[2]["comment"]
+    assert states(refused)[2]["comment"].startswith("1 thing running (ask Jane Doe): spider_b on kingfisher-main for ")
     assert agreed.code == 0, agreed
     text = redmine.text(cluster.page)
     assert "Jane Doe, helpdesk" in text
