@@ -102,6 +102,7 @@ COMMAND = 'Command "psql -f upgrade.sql" run'
         (COMMAND, ran("\x1b[31mred\x1b[0m"), f"{COMMAND}:  [31mred [0m"),
         (COMMAND, ran(" \n", "said on stdout"), f"{COMMAND}: said on stdout"),
         (COMMAND, ran(), COMMAND),
+        ('Command "echo why" run', ran("why"), 'Command "echo why" run: why'),
         (COMMAND, {"diff": "x", "retval": None}, COMMAND),
         (f'Command "{"x" * 200}" run', ran("why"), f'Command "{"x" * 90}…: why'),
         (COMMAND, ran(f"{'x' * 150}\n{'y' * 150}"), f"{COMMAND}: {'y' * 150}"),
@@ -160,6 +161,7 @@ FUNCTIONS = [
     (None, 1, "FAILED: return code 1"),
     (3, 3, "FAILED: returned 3"),
     ({}, 1, "FAILED: return code 1"),
+    ({"pkg.upgrade": "x" * 80}, 1, f"FAILED: returned {{'pkg.upgrade': '{'x' * 42}…"),
     (ran("bad", "hi"), 1, "FAILED: bad"),
     ("'pkg.upgrad' is not available.", 1, "FAILED: 'pkg.upgrad' is not available."),
     (

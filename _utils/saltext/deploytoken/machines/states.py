@@ -217,10 +217,10 @@ class Summary:
     changed: list[str]
     failed: list[Failure]
     silent: bool = False
+    seconds: float = 0.0
     at_work: bool = False
     answer: str = ""
     jid: str | None = None
-    seconds: float = 0.0
 
     def __str__(self) -> str:
         if not self.result:
@@ -373,7 +373,9 @@ def _words(value: Any) -> str:
     if isinstance(value, dict):
         if said := value.get("comment") or value.get("error") or _output(value):
             return text.first_line(said)
-        return "; ".join(f"{key}: {_words(one)}" for key, one in value.items() if _denied(one)) or _words(repr(value))
+        denied = "; ".join(f"{key}: {_words(one)}" for key, one in value.items() if _denied(one))
+        # Over salt-ssh, a function that is not there gives the documentation of those with a similar name (3008.3).
+        return denied or f"returned {text.first_line(repr(value), limit=60)}"
     if not isinstance(value, str):
         return text.first_line(f"returned {value!r}")
     first = text.first_line(value)
@@ -429,7 +431,7 @@ def _explanation(state: Mapping[str, Any]) -> str:
     wrote is in the changes.
     """
     comment, output = _comment(state.get("comment")), _output(state.get("changes"))
-    if not output or output in comment:
+    if not output or comment.endswith(output):
         return comment or "no comment"
     return f"{text.shortened(comment, 100)}: {output}"
 
