@@ -147,3 +147,7 @@ def test_within_the_limit_nothing_is_ended():
 
 def test_the_pillar_of_the_orchestration_itself_goes_to_no_machine():
     assert ssh.Ssh({"pillar": {"secret": "of the master"}}).opts["pillar"] == {}
+
+
+def test_arguments_travel_as_on_a_command_line():
+    assert ssh._texts(["a b", 5432, True, None, [1, "x y"]]) == ["a b", "5432", "true", "null", '[1, "x y"]']

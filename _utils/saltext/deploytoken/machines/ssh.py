@@ -9,6 +9,7 @@ returned; :py:func:`parse_answer` tells them apart.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -139,7 +140,9 @@ class Ssh(Machines):
             client = salt.client.ssh.client.SSHClient(mopts=dict(self.opts))
             with _ended_after(limit) as ended:
                 # As a list: of a text, Salt asks the name service whether it is a host.
-                for returned in client.cmd_iter(sorted(ids), fun, list(arg), tgt_type="list", kwarg=kwarg, **options):
+                for returned in client.cmd_iter(
+                    sorted(ids), fun, _texts(arg), tgt_type="list", kwarg=kwarg, **options
+                ):
                     for name, answer in returned.items():
                         if name in left:
                             left.remove(name)
@@ -151,6 +154,11 @@ class Ssh(Machines):
         except Exception as error:  # whatever salt-ssh trips over before it asks anybody: a key, the thin, a returner
             why = f"could not be asked over ssh: {type(error).__name__}: {text.last_line(error)}"
         yield from ((name, None, why) for name in sorted(left))
+
+
+def _texts(arg: Sequence[Any]) -> list[str]:
+    """Arguments as on a command line, which is what salt-ssh makes of them: it fails on a number (3008.3)."""
+    return [one if isinstance(one, str) else json.dumps(one) for one in arg]
 
 
 def check_gate(opts: Mapping[str, Any]) -> tuple[bool, str]:
