@@ -16,7 +16,7 @@ def published(config):
     return {jid: name for jid, name in functions.items() if not name.startswith(("runner.", "saltutil.find_job"))}
 
 
-def test_a_deploy_goes_from_the_repositories_to_the_history_with_four_questions(site, redmine):
+def test_a_deploy_goes_from_the_repositories_to_the_history_with_five_questions(site, redmine):
     before = published(site)
     # Not "*": the master also remembers the minions of other tests, which are gone, and would rightly be missed.
     answer = deploy(site, target="docs,kingfisher-main", target_type="list")
@@ -27,7 +27,8 @@ def test_a_deploy_goes_from_the_repositories_to_the_history_with_four_questions(
     assert "Held by: nobody" in redmine.text(site.page)
     assert re.search(r"^\* .* upgrade PostgreSQL \(ref [a-f][0-9a-f]{7}\)", redmine.text(site.page), re.MULTILINE)
     asked = [function for jid, function in sorted(published(site).items()) if jid not in before]
-    assert asked == ["busy.check", "busy.check", "state.highstate", "['file.read', 'file.file_exists']"]
+    refresh, boots = "['saltutil.refresh_pillar']", "['file.read', 'file.file_exists']"
+    assert asked == ["busy.check", refresh, "busy.check", "state.highstate", boots]
 
 
 def test_a_deploy_under_sudo_is_a_deploy(site):
@@ -44,14 +45,17 @@ def test_the_graceful_way_deploys_named_parts_of_many_while_spiders_run(site, re
     site.sls("part", "{{ grains.id }}:\n  file.touch:\n    - name: " + f"{tmp_path}/part-{{{{ grains.id }}}}\n")
     site.busy(9)
     before = published(config)
-    request = {"target": "N@kingfisher and not ghost", "target_type": "compound", "batch": "50%"}
+    request = {"target": "N@kingfisher and not ghost*", "target_type": "compound", "batch": "50%"}
     answer = deploy(config, **request, sls=["part"], saltenv="base", consent="Jane Doe, helpdesk")
     assert answer.code == 0, answer
     assert (tmp_path / "part-docs").exists()
     assert (tmp_path / "part-kingfisher-main").exists()
     assert not site.changed.exists()
     asked = [function for jid, function in sorted(published(config).items()) if jid not in before]
-    assert asked[:4] == ["busy.check", "busy.check", "state.sls", "state.sls"]  # two looks, two batches
+    refresh = "['saltutil.refresh_pillar']"
+    # Whether the run keeps this extension there; two looks, two batches, and a look at the second batch.
+    questions = ["busy.check", "deploygate.keeps", refresh, "busy.check", "state.sls", "busy.check", "state.sls"]
+    assert asked[:7] == questions
     entry = next(line for line in redmine.text(site.page).splitlines() if line.startswith("* "))
     assert "Jane Doe, helpdesk" in entry
     assert "spider uganda" in entry

@@ -79,5 +79,5 @@ class Scripted(Machines):
                 raise answer
             yield (minion, None, answer) if isinstance(answer, str) else (minion, answer, None)
 
-    def refresh(self, ids):
+    def refresh(self, ids, modules=True):
         return {}

@@ -112,7 +112,8 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
 
 def command(raw: Mapping[str, Any]) -> str:
     """Return the command that asks for this, ready to paste."""
-    asked = json.dumps({KEY: dict(raw)})
+    # Escaped, a character beyond 16 bits would be two, which YAML takes for nonsense.
+    asked = json.dumps({KEY: dict(raw)}, ensure_ascii=False)
     return f"salt-run state.orchestrate deploytoken.deploy pillar={shlex.quote(asked)}"
 
 

@@ -149,7 +149,7 @@ class Deploy:
                 answer = verdict.judge(seen, found.consent)
         except errors.Busy as refused:
             # In a test, the steps that follow say what they would do there.
-            found.expected = refused.details["expected"]
+            found.expected = [one for one in refused.details["expected"] if one not in refused.details["failed"]]
             comment = str(refused)
             if asking := refused.details.get("consent"):
                 again = request.command({**found.asked, "consent": asking})
@@ -202,11 +202,12 @@ class Deploy:
         finally:
             if self._config.repositories:
                 serving.forget_file_lists(self._opts)
-        if failed := self._machines.refresh(found.expected):
-            raise errors.Busy(text.join_reasons(failed), failed=failed)
         items = answer["repositories"]
         found.commits = {name: item["after"] for name, item in items.items()}
         changes = {name: change for name, item in items.items() if (change := _change(item, "after"))}
+        # The pillar in any case: somebody may have brought the master up to date by hand.
+        if failed := self._machines.refresh(found.expected, modules=bool(changes)):
+            raise errors.Busy(text.join_reasons(failed), failed=failed)
         if not items:
             return Outcome(True, answer["message"])
         comment = f"Updated: {_moves(changes)}" if changes else f"Up to date: {', '.join(items)}"
@@ -278,7 +279,7 @@ class Deploy:
             for minion, summary in applied.minions.items()
             if summary.changed or not summary.result
         }
-        changes = {"out": "highstate", "ret": shown} if shown else {}
+        changes = {"out": "nested" if asked.task.function else "highstate", "ret": shown} if shown else {}
         if failure:
             return Outcome(False, str(failure), changes, applied.data(), failure.reason)
         words = "would change" if found.test else "changed"

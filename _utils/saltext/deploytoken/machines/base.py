@@ -101,9 +101,9 @@ class Machines(ABC):
         """
 
     @abstractmethod
-    def refresh(self, ids: Collection[str]) -> dict[str, str]:
+    def refresh(self, ids: Collection[str], modules: bool = True) -> dict[str, str]:
         """
-        Bring each machine the modules and the pillar that the master serves now.
+        Bring each machine the pillar that the master serves now, and the ``modules``, if they may be others.
 
         Returns ``{id: why}`` of those that did not confirm that their next job has them, or whose pillar is broken.
         What the environment ``base`` has stays on each machine, even if its top file does not have ``base``.

@@ -100,7 +100,7 @@ class Ssh(Machines):
     ) -> Iterator[tuple[str, Full | None, str | None]]:
         return self._run(ids, fun, arg, kwarg)
 
-    def refresh(self, ids: Collection[str]) -> dict[str, str]:
+    def refresh(self, ids: Collection[str], modules: bool = True) -> dict[str, str]:
         # Each run over ssh brings its modules and its pillar along.
         return {}
 
