@@ -91,6 +91,7 @@ def test_an_update_brings_in_what_was_pushed_and_lists_its_subjects(origin, run)
         "remote": "origin",
         "before": before,
         "after": after,
+        "target": after,
         "behind": 0,
         "subjects": ["Add db: größer", "Add web"],
     }
@@ -310,6 +311,38 @@ def test_a_remote_that_was_rewritten_is_refused(origin, refused):
     refused(origin.path, "have diverged")
 
 
+def pasted(command):
+    """What a person does with a command in a message."""
+    subprocess.run(command, shell=True, check=True, capture_output=True, cwd="/")
+
+
+@pytest.mark.parametrize("mark", ["--skip-worktree", "--assume-unchanged"])
+def test_a_changed_file_that_git_was_told_not_to_look_at_is_refused(origin, refused, run, mark):
+    origin.push("a b*.sls", "x\n")
+    run("update", origin)
+    git(origin.path, "update-index", mark, "a b*.sls", "top.sls")
+    run("update", origin)  # not changed
+    (origin.path / "a b*.sls").write_text("mine\n")
+
+    said = refused(origin.path, "told not to see (a b*.sls)")
+    pasted(said.partition("have git see them: ")[2])
+
+    refused(origin.path, "uncommitted changes", "a b*.sls")
+
+
+def test_a_sparse_checkout_is_brought_up_to_date(origin, run):
+    origin.push("web/init.sls", "x\n")
+    run("update", origin)
+    git(origin.path, "sparse-checkout", "set", "db")
+    git(origin.path, "update-index", "--assume-unchanged", "web/init.sls")
+    after = origin.push("db/init.sls", "x\n")
+
+    run("update", origin)
+
+    assert origin.head == after
+    assert not (origin.path / "web").exists()
+
+
 @pytest.mark.parametrize("on", ["main", "topic"])
 @pytest.mark.parametrize(
     ("name", "pushed"),
@@ -344,7 +377,8 @@ def test_a_file_that_appears_in_the_last_moment_is_not_overwritten(origin, funct
     origin.push(name="server.key", text="theirs\n")
     (repository,) = settings.parse([str(origin.path)])
     working_tree = tree.WorkingTree(repository, functions)
-    working_tree.inspect()
+    with tree.Locks() as locks:
+        working_tree.inspect(locks)
     (origin.path / "server.key").write_text("mine\n")
     before = snapshot(origin.path)
 
@@ -372,7 +406,8 @@ def test_a_commit_that_is_made_in_the_last_moment_is_neither_merged_nor_lost(ori
     origin.push()
     (repository,) = settings.parse([str(origin.path)])
     working_tree = tree.WorkingTree(repository, functions)
-    working_tree.inspect()
+    with tree.Locks() as locks:
+        working_tree.inspect(locks)
     made = git(origin.path, "commit-tree", "-p", "main", "-m", "Mine", "main^{tree}")
     git(origin.path, "update-ref", "refs/heads/main", made)
     before = snapshot(origin.path)
@@ -498,11 +533,46 @@ def test_a_git_command_that_is_at_work_is_refused(origin, refused):
     refused(origin.path, "index.lock")
 
 
+@pytest.mark.parametrize("lock", ["HEAD.lock", "refs/heads/main.lock", "refs/remotes/origin/main.lock"])
+def test_a_lock_that_git_left_behind_is_refused_before_anything_moves(origin, refused, lock):
+    file = origin.path / ".git" / lock
+    file.touch()
+    origin.push()
+
+    refused(origin.path, f"was ended in the middle: wait, or remove {file}")
+
+
+def test_a_repository_that_another_run_works_on_is_waited_for(origin, functions, refused, run):
+    after = origin.push()
+    item = {"path": str(origin.path), "timeout": 0.2}
+    (repository,) = settings.parse([str(origin.path)])
+    with tree.Locks() as locks:
+        tree.WorkingTree(repository, functions).inspect(locks)
+        refused(origin.path, "another update of", "is under way, and was waited for during 0.2 s", item=item)
+        waiting = threading.Thread(target=run, args=("update", origin))
+        waiting.start()
+        waiting.join(0.3)
+        assert waiting.is_alive()
+    waiting.join(30)
+
+    assert origin.head == after
+
+
+def test_two_working_trees_of_one_repository_do_not_wait_for_each_other(origin, run, tmp_path):
+    git(origin.path, "worktree", "add", "--quiet", "--detach", tmp_path / "linked")
+    git(tmp_path / "linked", "switch", "--quiet", "--create", "release")
+    git(tmp_path / "linked", "push", "--quiet", "origin", "release")
+
+    run("update", origin, {"path": str(tmp_path / "linked"), "branch": "release"})
+
+
 # What is refused: the place
 
 
 def nothing(path):
-    return sorted(map(str, pathlib.Path(path).rglob("*"))) if pathlib.Path(path).exists() else None
+    """All names there, but for the lock that one run leaves for the next."""
+    found = pathlib.Path(path).rglob("*") if pathlib.Path(path).exists() else []
+    return sorted(str(file) for file in found if file.name != "deploytoken-update")
 
 
 def test_a_path_that_is_missing_is_refused(tmp_path, refused):

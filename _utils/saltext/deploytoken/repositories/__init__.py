@@ -3,18 +3,19 @@ The repositories that are deployed from: brought up to date all together, or not
 
 The master serves these working trees as they are, to every minion and at any time. So all of them are looked at, and
 fetched, before the first one moves. One that is refused keeps the others where they are, because new states over an
-old pillar are worse than old states.
+old pillar are worse than old states. Two runs at once would see each other's half: one of them waits.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.repositories.git import Functions, Refused
 from saltext.deploytoken.repositories.settings import Repository
-from saltext.deploytoken.repositories.tree import WorkingTree
+from saltext.deploytoken.repositories.tree import Locks, WorkingTree
+from saltext.deploytoken.text import printable
 
 
 def status(repositories: Sequence[Repository], functions: Functions) -> dict[str, Any]:
@@ -32,32 +33,40 @@ def status(repositories: Sequence[Repository], functions: Functions) -> dict[str
     :raises errors.Repositories: at least one repository is refused; all of them are in the details.
     :raises errors.Invalid: a variable in the environment points git to another repository.
     """
-    return _answer(_inspected(repositories, functions))
+    with Locks() as locks:
+        return _answer(_inspected(repositories, functions, locks))
 
 
-def update(repositories: Sequence[Repository], functions: Functions) -> dict[str, Any]:
+def update(
+    repositories: Sequence[Repository], functions: Functions, allowed: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """
     Fetch, have the branch checked out, fast-forward: all of the repositories, or none.
 
-    Takes, returns and raises what :func:`status` does.
+    ``allowed``
+        Called once, after all of them have been looked at and before the first moves; what it raises ends the update.
+
+    Otherwise takes, returns and raises what :func:`status` does.
     """
-    trees = _inspected(repositories, functions)
-    _answer(trees)
-    for tree in trees:
-        try:
-            tree.move()
-        except Refused as error:
-            # Nobody could see this one coming: a full disk, a hook that fails, somebody else's git.
-            tree.problem = str(error)
-            break
-    return _answer(trees)
+    with Locks() as locks:
+        trees = _inspected(repositories, functions, locks)
+        _answer(trees)
+        allowed()
+        for tree in trees:
+            try:
+                tree.move()
+            except Refused as error:
+                # Nobody could see this one coming: a full disk, a hook that fails, somebody else's git.
+                tree.problem = str(error)
+                break
+        return _answer(trees)
 
 
-def _inspected(repositories: Sequence[Repository], functions: Functions) -> list[WorkingTree]:
+def _inspected(repositories: Sequence[Repository], functions: Functions, locks: Locks) -> list[WorkingTree]:
     trees = [WorkingTree(repository, functions) for repository in repositories]
     for tree in trees:
         try:
-            tree.inspect()
+            tree.inspect(locks)
         except Refused as error:
             tree.problem = str(error)
     return trees
@@ -72,10 +81,11 @@ def _answer(trees: Sequence[WorkingTree]) -> dict[str, Any]:
         }
     problems = [f"{tree.repository.name}: {tree.problem}" for tree in trees if tree.problem]
     if problems:
-        moved = [tree.repository.name for tree in trees if tree.moved]
         refused = f"{len(problems)} of {len(trees)} repositories" if len(trees) > 1 else "The repository"
-        others = f"updated before that: {', '.join(moved)}" if moved else "nothing was updated"
-        raise errors.Repositories(
-            f"{refused} cannot be deployed from ({others}): {' | '.join(problems)}", repositories=answers
-        )
+        done = {
+            "updated before that": [tree.repository.name for tree in trees if tree.moved],
+        }
+        told = "; ".join(f"{what}: {', '.join(names)}" for what, names in done.items() if names)
+        message = f"{refused} cannot be deployed from ({told or 'nothing was updated'}): {' | '.join(problems)}"
+        raise errors.Repositories(printable(message), repositories=answers)
     return {"repositories": answers}

@@ -2,8 +2,8 @@
 Git in one folder, run through Salt's functions: it asks nobody, and what it says becomes one line.
 
 Where Salt's ``git`` module has a function, that is used. The rest runs through ``cmd.run_all``: ``log`` and
-``ls-remote --symref`` have no function, and ``git.fetch``, ``git.merge`` and ``git.checkout`` take neither a time
-limit nor an environment.
+``ls-remote --symref`` have no function, ``git.status`` takes no options, and ``git.fetch``, ``git.merge`` and
+``git.checkout`` take neither a time limit nor an environment.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _REDIRECTING = (
 )
 
 #: Git opens the terminal by itself to ask for a password, whatever its input is; this forbids it.
-_UNATTENDED = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never"}
+UNATTENDED = {"GIT_TERMINAL_PROMPT": "0", "GIT_ASKPASS": "", "SSH_ASKPASS_REQUIRE": "never"}
 
 #: How coreutils' ``timeout`` ends when the time is over: after SIGTERM, and after SIGKILL.
 _TIMED_OUT = (124, 137)
@@ -46,19 +46,24 @@ _FILES = 5
 
 
 class Refused(Exception):
-    """This repository cannot be deployed from as it is; the text says why and what to do."""
+    """This repository cannot be deployed from as it is; the text says why and what to do, and is printable."""
+
+    def __init__(self, message: str) -> None:
+        # It may hold the name of a file or folder, which anybody may have chosen, and goes to a terminal.
+        super().__init__(printable(message))
 
 
 class Git:
     """
     Git in the folder ``path``.
 
-    Every method raises :class:`Refused`, with git's own words in one line, if git fails.
+    ``options`` stand before every command. Every method raises :class:`Refused`, with git's own words in one line, if
+    git fails.
 
     :raises errors.Invalid: a variable in the environment points git to another repository.
     """
 
-    def __init__(self, path: str, functions: Functions) -> None:
+    def __init__(self, path: str, functions: Functions, *options: str) -> None:
         for name in _REDIRECTING:
             if name in os.environ:
                 raise errors.Invalid(
@@ -66,6 +71,8 @@ class Git:
                 )
         self.path = path
         self._functions = functions
+        # Submodules are brought along by this extension itself, whatever the user's configuration says.
+        self._command = ("git", "-c", "submodule.recurse=false", *options)
 
     def salt(self, function: str, *args: Any, **kwargs: Any) -> Any:
         """Return what a function of Salt's git module returns for this folder; ``function`` is its name."""
@@ -81,16 +88,27 @@ class Git:
         except CommandExecutionError as error:
             raise Refused(explanation(str(error).partition(" failed: ")[2] or str(error))) from None
 
-    def run(self, *arguments: str) -> str:
+    def run(self, *arguments: str, stdin: str | None = None, **environment: str) -> str:
         """
-        Return the output of ``git`` with these arguments.
+        Return the output of ``git`` with these arguments, and these variables in its environment.
 
         It asks nobody for a password. Even a command that writes files may fetch some: for a filter such as LFS's, for
         a hook, or for the rest of a partial clone.
         """
-        return self._output(self._run(["git", *arguments], env=self._environment))
+        environment = {**self._environment, **environment}
+        return self._output(self._run([*self._command, *arguments], env=environment, stdin=stdin))
 
-    def ask(self, *arguments: str, deadline: float) -> str:
+    def names(self, *arguments: str, **environment: str) -> list[str]:
+        """Return the parts of an output that ends each with a NUL, as ``-z`` has it."""
+        return [part for part in self.run(*arguments, **environment).split("\0") if part]
+
+    def config(self, key: str) -> str:
+        """Return the value of a configuration's key, from wherever git reads it; an empty string if there is none."""
+        # Not git.config_get, which reads the repository's own configuration only. If nothing is configured, git ends
+        # with code 1 and no output.
+        return str(self._run([*self._command, "config", "--get", key])["stdout"]).strip()
+
+    def ask(self, *arguments: str, deadline: float, **environment: str) -> str:
         """
         Return the output of ``git`` with these arguments, which ask a remote.
 
@@ -99,8 +117,8 @@ class Git:
 
         :raises TimeoutError: the remote did not answer in time.
         """
-        command = ["git", *arguments]
-        environment = self._environment
+        command = [*self._command, *arguments]
+        environment = {**self._environment, **environment}
         left = max(deadline - time.monotonic(), 0.1)
         if shutil.which("timeout"):
             # The time limit of cmd.run_all ends git, but not the ssh below it. That keeps the pipe open, and salt-run
@@ -116,16 +134,14 @@ class Git:
         """Git's environment: nobody to ask, and an ssh that fails where it would ask; the configured key stays."""
         command = os.environ.get("GIT_SSH_COMMAND", "")
         if not command and os.environ.get("GIT_SSH"):
-            return _UNATTENDED
+            return UNATTENDED
         if not command:
-            # Not git.config_get, which reads the repository's own configuration only. If nothing is configured, git
-            # ends with code 1 and no output.
-            command = self._run(["git", "config", "--get", "core.sshCommand"])["stdout"].strip() or "ssh"
+            command = self.config("core.sshCommand") or "ssh"
         try:
             program = os.path.basename(shlex.split(command)[0])
         except (ValueError, IndexError):
-            return _UNATTENDED
-        return {**_UNATTENDED, "GIT_SSH_COMMAND": f"{command} -o BatchMode=yes"} if program == "ssh" else _UNATTENDED
+            return UNATTENDED
+        return {**UNATTENDED, "GIT_SSH_COMMAND": f"{command} -o BatchMode=yes"} if program == "ssh" else UNATTENDED
 
     def _run(self, command: Sequence[str], **options: Any) -> dict[str, Any]:
         try:
@@ -157,7 +173,12 @@ def explanation(output: str) -> str:
     line = re.sub(r"^(fatal|error|remote): (ERROR: )?", "", said[0].strip())
     if files := [name.strip() for name in said[1:] if name.startswith("\t")]:
         line = f"{line.rstrip(':')} ({some_of(files)})"
-    return printable(re.sub(r"://[^/@\s]+@", "://***@", line)).rstrip(".")
+    return printable(without_password(line)).rstrip(".")
+
+
+def without_password(text: str) -> str:
+    """Return ``text`` with none of the passwords that addresses in it may hold."""
+    return re.sub(r"://[^/@\s]+@", "://***@", text)
 
 
 def some_of(files: Sequence[str]) -> str:

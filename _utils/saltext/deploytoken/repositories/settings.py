@@ -77,7 +77,7 @@ def parse(value: Any) -> tuple[Repository, ...]:
     for position, path in enumerate(paths):
         if path in paths[:position]:
             raise errors.Invalid(f"{items[position][0]}.path: {path} is configured twice")
-    names = [name or end for (_, name, _), end in zip(items, _distinct_ends(paths), strict=True)]
+    names = [name or end for (_, name, _), end in zip(items, distinct_ends(paths), strict=True)]
     return tuple(Repository(name=name, **item) for name, item in zip(names, checked, strict=True))
 
 
@@ -126,7 +126,7 @@ def _is_branch_name(value: Any) -> bool:
     )
 
 
-def _distinct_ends(paths: Sequence[str]) -> list[str]:
+def distinct_ends(paths: Sequence[str]) -> list[str]:
     """Return the last part of each path, or as many parts as tell it apart: ``salt/private``, ``pillar/private``."""
     split = [PurePath(path).parts for path in paths]
     ends = []

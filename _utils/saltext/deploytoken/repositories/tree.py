@@ -13,28 +13,18 @@ import os
 import re
 import shlex
 import time
-from collections.abc import Collection
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from saltext.deploytoken.repositories.git import Functions, Git, Refused, some_of
+from saltext.deploytoken import files
+from saltext.deploytoken.repositories import work
+from saltext.deploytoken.repositories.git import Functions, Git, Refused
 from saltext.deploytoken.repositories.settings import Repository
 from saltext.deploytoken.text import count, printable
 
 #: How many subjects are listed. They go to the job cache, where a year of commits would be too much.
 SUBJECTS = 100
-
-#: Files in git's folder that exist while something is half done: what that is, and the way out of it.
-_IN_PROGRESS = (
-    ("rebase-merge", "a rebase", "git rebase --continue, or --abort"),
-    ("rebase-apply", "a rebase or git am", "git rebase --continue, or --abort"),
-    ("MERGE_HEAD", "a merge", "git commit, or git merge --abort"),
-    ("CHERRY_PICK_HEAD", "a cherry-pick", "git cherry-pick --continue, or --abort"),
-    ("REVERT_HEAD", "a revert", "git revert --continue, or --abort"),
-    ("sequencer", "a cherry-pick or revert of several commits", "git cherry-pick --continue, or --abort"),
-    ("BISECT_LOG", "a bisect", "git bisect reset"),
-)
 
 
 @dataclass(frozen=True)
@@ -46,6 +36,36 @@ class Position:
 
     def __str__(self) -> str:
         return f"{self.commit[:8]} on {self.branch or 'no branch'}"
+
+
+class Locks(contextlib.ExitStack):
+    """The repositories that one run works on, until its end: no other run does so meanwhile."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._taken: set[str] = set()
+
+    def take(self, path: str, folder: str, patience: float) -> None:
+        """
+        Wait for the repository with git's ``folder``, whose working tree is ``path``, and keep it.
+
+        Git has a lock for each of its files, and fails at once if another git has it ("cannot lock ref", 2.39.5).
+
+        :raises Refused: another run still works on it after ``patience`` seconds, or the folder cannot be written to.
+        """
+        folder = os.path.realpath(folder)
+        if folder in self._taken:  # several working trees can belong to one repository
+            return
+        try:
+            self.enter_context(files.locked(Path(folder, "deploytoken-update"), patience))
+        except TimeoutError:
+            raise Refused(
+                f"another update of {path} is under way, and was waited for during {patience:g} s: wait until it has "
+                "ended, and run this again"
+            ) from None
+        except OSError as error:
+            raise Refused(f"{folder} cannot be written to: {error.strerror}") from None
+        self._taken.add(folder)
 
 
 class WorkingTree:
@@ -75,6 +95,9 @@ class WorkingTree:
         self.problem = ""
         self.moved = False
         self._git = Git(repository.path, functions)
+        #: Git's folder of this working tree, and the one of the repository, which can have several.
+        self._folder = self._common = ""
+        self._deadline = 0.0
 
     def answer(self) -> dict[str, Any]:
         """Return what callers get about this repository."""
@@ -84,6 +107,7 @@ class WorkingTree:
             "remote": self.repository.remote,
             "before": self.start.commit or None,
             "after": self.now.commit or None,
+            "target": self.target or None,
             "behind": self.behind,
             "subjects": self.subjects,
         }
@@ -95,19 +119,27 @@ class WorkingTree:
             answer["problem"] = self.problem
         return answer
 
-    def inspect(self) -> None:
+    def inspect(self, locks: Locks) -> None:
         """
         Look at the working tree, at the remote, and at how the two compare. Fetch, and change nothing else.
+
+        ``locks``
+            Keeps other runs out of the repository for as long as it lasts.
 
         :raises Refused: the repository cannot be deployed from.
         """
         self._inspect_folder()
+        locks.take(self.path, self._common, self.repository.timeout)
+        work.refuse_in_progress(self.path, self._folder)
         self._inspect_position()
-        self._refuse_changes()
+        work.refuse_changes(self._git, self.path)
+        self._find_branch()
+        work.refuse_locks(self.path, *(f"{os.path.join(self._common, ref)}.lock" for ref in self._refs))
         self._fetch()
         self._refuse_own_commits()
         self._read_news()
-        self._refuse_collisions()
+        if self.target != self.start.commit:
+            work.refuse_collisions(self._git, self.path, "HEAD", self.target, self.branch)
 
     def move(self) -> None:
         """
@@ -117,17 +149,17 @@ class WorkingTree:
         of the branch is served at any moment. ``git fetch .`` moves it: that refuses all but a fast-forward, and a
         branch that is checked out in another working tree.
 
-        :raises Refused: git failed, or somebody else is working here; the text says where the repository is now.
+        :raises Refused: git failed, or somebody else is working here; the text says what is served now.
         """
         if self.start.branch == self.branch and not self.behind:
             return
         try:
-            if self.start.branch == self.branch:
+            if self.start.branch != self.branch:
+                self._switch()
+            else:
                 # --no-overwrite-ignore: git takes ignored files to be worthless, and overwrites them without a word if
                 # a commit adds a file in their place (measured on git 2.39.5). On a master they can be keys.
                 self._git.run("merge", "--ff-only", "--no-overwrite-ignore", self._tracking)
-            else:
-                self._switch()
         except Refused as error:
             raise Refused(f"{error}. It was left {self._where()}") from None
         self.now = self._position()
@@ -150,28 +182,27 @@ class WorkingTree:
         """The local branch by its full name."""
         return f"refs/heads/{self.branch}"
 
+    @property
+    def _refs(self) -> tuple[str, str]:
+        """The refs that a fetch and a move change."""
+        return self._tracking, self._local
+
     # Looking
 
     def _inspect_folder(self) -> None:
         if not os.path.isdir(self.path):
             raise Refused(f"there is no folder {self.path}: clone the repository there, or correct its path")
-        top, folder = self._find_folders()
+        top, self._folder, self._common = self._find_folders()
         # A missing clone inside another repository would otherwise be taken for that other one.
         if os.path.realpath(top) != os.path.realpath(self.path):
             raise Refused(f"{self.path} is not a repository, but a folder inside {top}: clone it, or correct its path")
-        for name, what, way in _IN_PROGRESS:
-            if os.path.lexists(os.path.join(folder, name)):
-                raise Refused(f"{what} is in progress in {self.path}: finish it ({way})")
-        lock = os.path.join(folder, "index.lock")
-        if os.path.lexists(lock):
-            raise Refused(f"git is at work in {self.path}, or was ended in the middle: wait, or remove {lock}")
 
-    def _find_folders(self) -> tuple[str, str]:
-        """Return the top folder of the working tree, and git's own folder."""
+    def _find_folders(self) -> tuple[str, str, str]:
+        """Return the top folder of the working tree, git's folder for it, and the one of the repository."""
         try:
             if self._git.salt("rev_parse", opts=["--is-bare-repository"]) == "true":
                 raise Refused(f"{self.path} is a bare repository, without files to deploy: clone it")
-            lines = self._git.salt("rev_parse", opts=["--show-toplevel", "--absolute-git-dir"]).splitlines()
+            found = self._git.salt("rev_parse", opts=["--show-toplevel", "--absolute-git-dir", "--git-common-dir"])
         except Refused as error:
             if "dubious ownership" in str(error):
                 raise Refused(
@@ -181,9 +212,10 @@ class WorkingTree:
             if "not a git repository" in str(error):
                 raise Refused(f"{self.path} is not a repository: clone it, or correct its path") from None
             raise
-        if len(lines) != 2:
+        lines = found.splitlines()
+        if len(lines) != 3:
             raise Refused(f"{self.path} is not the top of a repository's files: correct its path")
-        return lines[0], lines[1]
+        return lines[0], lines[1], os.path.join(self.path, lines[2])
 
     def _inspect_position(self) -> None:
         try:
@@ -209,45 +241,49 @@ class WorkingTree:
             return f"in a state that cannot be read ({error})"
         return f"as it was, at {now}" if now == self.start else f"at {now}; it was at {self.start}"
 
-    def _refuse_changes(self) -> None:
-        changes = self._git.salt("status")
-        changed = sorted(name for kind, names in changes.items() if kind != "untracked" for name in names)
-        if changed:
-            raise Refused(f"uncommitted changes in {self.path} ({some_of(changed)}): commit, stash or discard them")
-
-    def _fetch(self) -> None:
+    def _find_branch(self) -> None:
         remote, remotes = self.repository.remote, self._git.salt("remotes")
         if remote not in remotes:
             known = f"it has {', '.join(sorted(remotes))}" if remotes else "it has none"
             raise Refused(f"{self.path} has no remote {remote} ({known}): add it, or correct the configured remote")
-        deadline = time.monotonic() + self.repository.timeout
+        self._deadline = time.monotonic() + self.repository.timeout
         if not self.branch:
             # refs/remotes/origin/HEAD is a note from the day of the clone. Only the remote knows of a renamed branch.
-            answer = self._ask_remote(deadline, "ls-remote", "--symref", remote, "HEAD")
+            answer = self._ask_remote("ls-remote", "--symref", remote, "HEAD")
             match = re.search(r"^ref: refs/heads/(\S+)\tHEAD$", answer, re.MULTILINE)
             if not match:
                 raise Refused(f"the remote {remote} of {self.path} names no default branch: configure its branch")
             self.branch = match[1]
+
+    def _fetch(self) -> None:
         # Both sides by their full names: a clone's own refspec need not cover the branch, nor put it in this place.
-        self._ask_remote(deadline, "fetch", remote, f"+{self._local}:{self._tracking}")
+        remote, refspec = self.repository.remote, f"+{self._local}:{self._tracking}"
+        self._ask_remote("fetch", "--no-recurse-submodules", remote, refspec)
         self.target = self._git.salt("rev_parse", f"{self._tracking}^{{commit}}", opts=["--verify"])
 
-    def _ask_remote(self, deadline: float, *arguments: str) -> str:
+    def _ask_remote(self, *arguments: str) -> str:
         name = f"the remote {self.repository.remote} of {self.path}"
         try:
-            return self._git.ask(*arguments, deadline=deadline)
-        except TimeoutError:
-            limit = f"{self.repository.timeout:g} s"
-            raise Refused(f"{name} did not answer within {limit}: is it reachable from here?") from None
+            return self._ask(self._git, name, *arguments)
         except Refused as error:
             if "find remote ref" in str(error):
                 raise Refused(
                     f"{name} has no branch {self.branch}: push it, or correct the configured branch"
                 ) from None
+            raise
+
+    def _ask(self, git: Git, name: str, *arguments: str, **environment: str) -> str:
+        """Return what ``git`` says after asking the remote ``name``. All such questions have one time limit."""
+        try:
+            return git.ask(*arguments, deadline=self._deadline, **environment)
+        except TimeoutError:
+            limit = f"{self.repository.timeout:g} s"
+            raise Refused(f"{name} did not answer within {limit}: is it reachable from here?") from None
+        except Refused as error:
             raise Refused(f"{name} cannot be read: {error}") from None
 
     def _refuse_own_commits(self) -> None:
-        if not self._local_commit():
+        if not self._commit_of(self._local):
             return
         ours, theirs = self._count_commits(f"{self._local}...{self._tracking}")
         upstream = f"{self.repository.remote}/{self.branch}"
@@ -262,11 +298,11 @@ class WorkingTree:
                 f"push them, or take them back"
             )
 
-    def _local_commit(self) -> str:
-        """Return the commit of the local branch; an empty string if there is no such branch."""
-        found = self._git.run("for-each-ref", "--format=%(refname) %(objectname)", self._local)
+    def _commit_of(self, ref: str) -> str:
+        """Return the commit of a branch by its full name; an empty string if there is no such branch."""
+        found = self._git.run("for-each-ref", "--format=%(refname) %(objectname)", ref)
         # for-each-ref also lists what is below that name.
-        return dict(line.split() for line in found.splitlines()).get(self._local, "")
+        return dict(line.split() for line in found.splitlines()).get(ref, "")
 
     def _count_commits(self, revisions: str) -> tuple[int, int]:
         """Return how many commits only the left side of ``a...b`` has, and how many only the right side has."""
@@ -282,36 +318,14 @@ class WorkingTree:
             # Anybody may have written a subject, and it goes to a terminal.
             self.subjects = [printable(line) for line in lines]
 
-    def _refuse_collisions(self) -> None:
-        """
-        Refuse if a file that is not in git stands where the target has one.
-
-        Git itself refuses that for untracked files, but only when it gets there. Found beforehand, it keeps all
-        repositories where they are.
-        """
-        if self.target == self.start.commit:
-            return
-        added = self._git.run("diff", "--name-only", "--diff-filter=A", "--no-renames", "-z", "HEAD", self.target)
-        # Without --exclude-standard, this lists ignored files as well. A repository inside this one ends with "/".
-        others = self._git.run("ls-files", "--others", "-z")
-        found = collisions(
-            {name for name in added.split("\0") if name},
-            {name.rstrip("/") for name in others.split("\0") if name},
-        )
-        if found:
-            raise Refused(
-                f"files that are not in git stand in {self.path} where {self.branch} has some "
-                f"({some_of(found)}): move them out of the way"
-            )
-
     # Moving
 
     def _switch(self) -> None:
-        local = self._local_commit()
+        local = self._commit_of(self._local)
         if not local:
             self._git.run("update-ref", self._local, self.target, "")
         elif local != self.target:
-            self._git.salt("fetch", remote=".", refspecs=[f"{self._tracking}:{self._local}"])
+            self._git.run("fetch", "--no-recurse-submodules", ".", f"{self._tracking}:{self._local}")
         try:
             self._check_out(self.branch)
         except Refused:
@@ -336,19 +350,3 @@ class WorkingTree:
     def _check_out(self, branch: str) -> None:
         # "--": otherwise git could take the name for a file's.
         self._git.run("checkout", "--no-overwrite-ignore", branch, "--")
-
-
-def collisions(added: Collection[str], others: Collection[str]) -> list[str]:
-    """
-    Return those of ``others`` that stand in the way of a file that is ``added``.
-
-    A file is in the way of one of its own name, of a folder of its name, and of a file that needs the name of one of
-    the file's folders.
-    """
-    folders = {folder for name in added for folder in _parents(name)}
-    return sorted(name for name in others if name in added or name in folders or not _parents(name).isdisjoint(added))
-
-
-def _parents(name: str) -> set[str]:
-    """Return the folders that a file is in, within the repository."""
-    return {str(parent) for parent in PurePosixPath(name).parents} - {"."}
