@@ -542,6 +542,73 @@ def test_a_lock_that_git_left_behind_is_refused_before_anything_moves(origin, re
     refused(origin.path, f"was ended in the middle: wait, or remove {file}")
 
 
+# A move that fails in the middle
+
+
+@pytest.fixture
+def failed(functions):
+    """``failed(origin, meanwhile)``: what a move says that fails because of what comes after the look beforehand."""
+
+    def failed(origin, meanwhile=lambda: None):
+        (repository,) = settings.parse([str(origin.path)])
+        working_tree = tree.WorkingTree(repository, functions)
+        with tree.Locks() as locks:
+            working_tree.inspect(locks)
+            meanwhile()
+            with pytest.raises(tree.Refused) as caught:
+                working_tree.move()
+        assert not working_tree.moved
+        return str(caught.value)
+
+    return failed
+
+
+@pytest.mark.parametrize(("on", "lock"), [("main", "refs/heads/main.lock"), ("topic", "HEAD.lock")])
+def test_files_that_git_wrote_before_it_failed_are_taken_back(origin, failed, on, lock):
+    """Measured on git 2.39.5: with this lock, the new files are there, and the branch is where it was."""
+    if on != "main":
+        git(origin.path, "switch", "--quiet", "--create", on)
+    git(origin.colleague, "rm", "--quiet", ".gitignore")
+    origin.push()
+    origin.push("new.sls", "x\n")
+    before = snapshot(origin.path)
+
+    said = failed(origin, (origin.path / ".git" / lock).touch)
+
+    assert "It was left as it was, at" in said
+    assert snapshot(origin.path) == before
+
+
+def test_what_is_served_after_half_of_the_files_is_told_with_the_way_back(origin, run, failed):
+    """A filter that fails, as LFS's does without its server: git has written some files by then."""
+    git(origin.path, "config", "filter.lfs.smudge", "false")
+    git(origin.path, "config", "filter.lfs.required", "true")
+    for name in (".gitattributes", "top.sls", "a.sls", "zz.bin"):
+        origin.push(name, "*.bin filter=lfs\n")
+    before = snapshot(origin.path)
+
+    said = failed(origin)
+
+    assert f"{origin.path} is served half updated: it is still at {origin.head[:8]} on main, but these files" in said
+    assert "a.sls" in said
+    pasted(said.partition("Remove the cause, and come back with: ")[2])
+    assert snapshot(origin.path) == before
+    with pytest.raises(errors.Repositories, match=r"cannot be deployed from \(updated in part: states\)"):
+        run("update", origin)
+
+
+def test_the_way_back_warns_of_a_file_that_it_would_remove(origin, failed):
+    """Somebody put it there in the last moment."""
+    git(origin.path, "config", "filter.lfs.smudge", "echo mine > zz.sls; false")
+    git(origin.path, "config", "filter.lfs.required", "true")
+    for name in (".gitattributes", "a.sls", "b.bin", "zz.sls"):
+        origin.push(name, "*.bin filter=lfs\n")
+
+    said = failed(origin)
+
+    assert "Copy what is neither the old nor the new version (zz.sls), and come back with" in said
+
+
 def test_a_repository_that_another_run_works_on_is_waited_for(origin, functions, refused, run):
     after = origin.push()
     item = {"path": str(origin.path), "timeout": 0.2}

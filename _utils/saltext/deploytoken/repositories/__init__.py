@@ -84,6 +84,7 @@ def _answer(trees: Sequence[WorkingTree]) -> dict[str, Any]:
         refused = f"{len(problems)} of {len(trees)} repositories" if len(trees) > 1 else "The repository"
         done = {
             "updated before that": [tree.repository.name for tree in trees if tree.moved],
+            "updated in part": [tree.repository.name for tree in trees if tree.partly],
         }
         told = "; ".join(f"{what}: {', '.join(names)}" for what, names in done.items() if names)
         message = f"{refused} cannot be deployed from ({told or 'nothing was updated'}): {' | '.join(problems)}"

@@ -19,7 +19,7 @@ from typing import Any
 
 from saltext.deploytoken import files
 from saltext.deploytoken.repositories import work
-from saltext.deploytoken.repositories.git import Functions, Git, Refused
+from saltext.deploytoken.repositories.git import Functions, Git, Refused, some_of
 from saltext.deploytoken.repositories.settings import Repository
 from saltext.deploytoken.text import count, printable
 
@@ -94,6 +94,8 @@ class WorkingTree:
         self.subjects: list[str] = []
         self.problem = ""
         self.moved = False
+        #: Whether a move failed in the middle, and some of it stayed.
+        self.partly = False
         self._git = Git(repository.path, functions)
         #: Git's folder of this working tree, and the one of the repository, which can have several.
         self._folder = self._common = ""
@@ -161,7 +163,7 @@ class WorkingTree:
                 # a commit adds a file in their place (measured on git 2.39.5). On a master they can be keys.
                 self._git.run("merge", "--ff-only", "--no-overwrite-ignore", self._tracking)
         except Refused as error:
-            raise Refused(f"{error}. It was left {self._where()}") from None
+            raise Refused(f"{error}. {self._take_files_back()}") from None
         self.now = self._position()
         self.moved = True
         wanted = Position(self.target, self.branch)
@@ -232,14 +234,6 @@ class WorkingTree:
         # git.current_branch says "heads/main" where a tag has the same name.
         commit, _, name = self._git.run("rev-parse", "HEAD^{commit}", "--symbolic-full-name", "HEAD").partition("\n")
         return Position(commit, name.removeprefix("refs/heads/") if name.startswith("refs/heads/") else "")
-
-    def _where(self) -> str:
-        """Return where the repository really is after a failure, rather than where it should be."""
-        try:
-            now = self._position()
-        except Refused as error:
-            return f"in a state that cannot be read ({error})"
-        return f"as it was, at {now}" if now == self.start else f"at {now}; it was at {self.start}"
 
     def _find_branch(self) -> None:
         remote, remotes = self.repository.remote, self._git.salt("remotes")
@@ -350,3 +344,33 @@ class WorkingTree:
     def _check_out(self, branch: str) -> None:
         # "--": otherwise git could take the name for a file's.
         self._git.run("checkout", "--no-overwrite-ignore", branch, "--")
+
+    def _take_files_back(self) -> str:
+        """
+        Have the files as they were, if a move failed after it had written them all, and say what is served now.
+
+        Git writes the files first, and moves the branch last. If that last step fails, the way back is safe: git
+        itself would refuse it for a file that somebody has changed since. If only some files were written, it is not.
+        """
+        before, after = self.start.commit, self.target
+        try:
+            self.now = self._position()
+            if self.now.commit != before:
+                self.partly = True
+                return f"It was left at {self.now}; it was at {self.start}"
+            with contextlib.suppress(Refused):
+                self._git.run("read-tree", "-m", "-u", after, before)
+            written, others = work.written(self._git, before, after)
+        except Refused as error:
+            self.partly = True
+            return f"It was left in a state that cannot be read ({error})"
+        if not written:
+            return f"It was left as it was, at {self.now}"
+        self.partly = True
+        copy = f"Copy what is neither the old nor the new version ({some_of(others)})" if others else ""
+        git = f"git -C {shlex.quote(self.path)} read-tree"
+        return (
+            f"{self.path} is served half updated: it is still at {self.now}, but these files are not: "
+            f"{some_of(written)}. {copy or 'Remove the cause'}, and come back with: "
+            f"{git} {after[:12]} && {git} --reset -u {before[:12]}"
+        )
