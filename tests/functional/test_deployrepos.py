@@ -298,17 +298,67 @@ def test_unpushed_commits_are_refused_from_another_branch_too(origin, refused):
 
 
 def test_a_branch_that_has_diverged_is_refused(origin, refused):
-    commit(origin.path, "local.sls", "x\n", "Local")
+    made = commit(origin.path, "local.sls", "x\n", "Local")
     origin.push()
 
-    refused(origin.path, "have diverged", "1 commit here, 1 commit there")
+    said = refused(origin.path, "have diverged", f"1 commit here, {made[:7]} Local; 1 commit there")
+    pasted(said.partition("with ")[2].partition(", and push")[0])
+
+    assert git(origin.path, "log", "-2", "--format=%s") == "Local\nAdd web"
 
 
-def test_a_remote_that_was_rewritten_is_refused(origin, refused):
-    git(origin.colleague, "commit", "--quiet", "--amend", "--message", "Rewritten")
-    git(origin.colleague, "push", "--quiet", "--force", "origin", "main")
+@pytest.fixture
+def rewritten(origin, run):
+    """Upstream had "Remove me", which the master pulled, and removed it on purpose."""
+    start = origin.head
+    origin.push("secret.sls", "secret\n", "Remove me")
+    run("update", origin)
 
-    refused(origin.path, "have diverged")
+    def rewritten(then="web.sls"):
+        git(origin.colleague, "reset", "--quiet", "--hard", start)
+        if then:
+            commit(origin.colleague, then, "x\n", "Instead")
+        git(origin.colleague, "push", "--quiet", "--force", "origin", "main")
+        return git(origin.colleague, "rev-parse", "HEAD")
+
+    return rewritten
+
+
+@pytest.mark.parametrize("on", ["main", "topic"])
+@pytest.mark.parametrize("then", ["web.sls", None])
+@pytest.mark.parametrize("reflog", [True, False])
+def test_a_remote_that_was_rewritten_is_refused_with_a_way_that_brings_nothing_back(
+    origin, run, refused, rewritten, on, then, reflog
+):
+    """Also at the second look, when the remote-tracking branch has moved already; without a reflog, at the first."""
+    if not reflog:
+        shutil.rmtree(origin.path / ".git/logs")
+        git(origin.path, "config", "core.logAllRefUpdates", "false")
+    if on != "main":
+        git(origin.path, "switch", "--quiet", "--create", on)
+    after = rewritten(then)
+
+    for _ in range(2 if reflog else 1):
+        said = refused(origin.path, "origin/main was rewritten, and no longer has 1 commit that main in", "Remove me")
+    pasted(said.partition("follow it with ")[2])
+    run("update", origin)
+
+    assert origin.head == after
+    assert not (origin.path / "secret.sls").exists()
+
+
+def test_what_was_made_here_is_kept_where_the_remote_was_rewritten(origin, refused, rewritten):
+    commit(origin.path, "local.sls", "x\n", "Local")
+    rewritten()
+
+    for _ in range(2):
+        said = refused(
+            origin.path, "was rewritten", "has 1 commit that main", "1 commit there never pushed", " Local)"
+        )
+    pasted(said.partition("only these with ")[2].partition(", and push")[0])
+
+    assert git(origin.path, "log", "-2", "--format=%s") == "Local\nInstead"
+    assert not (origin.path / "secret.sls").exists()
 
 
 def pasted(command):

@@ -100,6 +100,7 @@ class WorkingTree:
         #: Git's folder of this working tree, and the one of the repository, which can have several.
         self._folder = self._common = ""
         self._deadline = 0.0
+        self._tracked_before = ""
 
     def answer(self) -> dict[str, Any]:
         """Return what callers get about this repository."""
@@ -252,6 +253,7 @@ class WorkingTree:
     def _fetch(self) -> None:
         # Both sides by their full names: a clone's own refspec need not cover the branch, nor put it in this place.
         remote, refspec = self.repository.remote, f"+{self._local}:{self._tracking}"
+        self._tracked_before = self._commit_of(self._tracking)
         self._ask_remote("fetch", "--no-recurse-submodules", remote, refspec)
         self.target = self._git.salt("rev_parse", f"{self._tracking}^{{commit}}", opts=["--verify"])
 
@@ -280,17 +282,59 @@ class WorkingTree:
         if not self._commit_of(self._local):
             return
         ours, theirs = self._count_commits(f"{self._local}...{self._tracking}")
+        if not ours:
+            return
         upstream = f"{self.repository.remote}/{self.branch}"
-        if ours and theirs:
+        once = self._once_upstream()
+        own = int(self._git.run("rev-list", "--count", self._local, "--not", self._tracking, *once))
+        git = f"git -C {shlex.quote(self.path)}"
+        if own < ours:
+            # Neither merge nor rebase without --onto: that would bring back what was removed on purpose.
+            rewritten = (
+                f"{upstream} was rewritten, and no longer has {count(ours - own, 'commit')} that {self.branch} in "
+                f"{self.path} has"
+            )
+            if own:
+                base = self._git.run("merge-base", self._local, *once)
+                raise Refused(
+                    f"{rewritten}; {count(own, 'commit')} there never pushed ({self._named(self._local, *once)}): if "
+                    f"that was on purpose, move only these with {git} rebase --onto {self._tracking} {base} "
+                    f"{self.branch}, and push"
+                )
+            raise Refused(f"{rewritten} ({self._named(self._local)}): if that was on purpose, {self._follow()}")
+        if theirs:
             raise Refused(
                 f"{self.branch} and {upstream} have diverged in {self.path} ({count(ours, 'commit')} here, "
-                f"{count(theirs, 'commit')} there): rebase or merge, and push"
+                f"{self._named(self._local)}; {count(theirs, 'commit')} there): if these were made here, put them on "
+                f"top with {git} rebase {self._tracking} {self.branch}, and push; if {upstream} removed them, "
+                f"{self._follow()}"
             )
-        if ours:
-            raise Refused(
-                f"{count(ours, 'commit')} on {self.branch} in {self.path} not pushed to {upstream}: "
-                f"push them, or take them back"
-            )
+        raise Refused(
+            f"{count(ours, 'commit')} on {self.branch} in {self.path} not pushed to {upstream} "
+            f"({self._named(self._local)}): push them, or take them back"
+        )
+
+    def _once_upstream(self) -> list[str]:
+        """Return the commits at which the remote's branch once was, as far as this clone has seen and remembers."""
+        seen = [self._tracked_before]
+        with contextlib.suppress(Refused):  # such as where no reflog is kept
+            seen += self._git.run(
+                "log", "--walk-reflogs", "--no-show-signature", "--format=%H", self._tracking, "--"
+            ).split()
+        present = self._git.run("cat-file", "--batch-check", stdin="\n".join(filter(None, seen)))
+        return [line.split()[0] for line in present.splitlines() if not line.endswith("missing")]
+
+    def _named(self, commit: str, *without: str) -> str:
+        """Return the short ids and subjects of the commits that the remote does not have, newest first."""
+        options = ("--no-show-signature", "--no-color", "--format=%h %s")
+        return some_of(self._git.run("log", *options, commit, "--not", self._tracking, *without, "--").splitlines())
+
+    def _follow(self) -> str:
+        """Return the words for having the local branch where the remote's is."""
+        git = f"git -C {shlex.quote(self.path)}"
+        if self.start.branch == self.branch:
+            return f"follow it with {git} reset --keep {self._tracking}"
+        return f"follow it with {git} branch --force {self.branch} {self._tracking}"
 
     def _commit_of(self, ref: str) -> str:
         """Return the commit of a branch by its full name; an empty string if there is no such branch."""
