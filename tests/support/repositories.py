@@ -56,11 +56,13 @@ def snapshot(path):
 class Origin:
     """A remote, the clone on the master (``path``), and a colleague who pushes."""
 
-    def __init__(self, folder, name):
+    def __init__(self, folder, name, made=False):
         self.remote = folder / f"{name}.git"
         self.path = folder / name
         self.colleague = folder / f"{name}-colleague"
         self._branch = "main"  # the colleague's
+        if made:  # they are there already
+            return
         made = _prepared()
         for source, copy in (("remote", self.remote), ("colleague", self.colleague), ("clone", self.path)):
             shutil.copytree(made / source, copy)

@@ -41,7 +41,7 @@ def update(
     repositories: Sequence[Repository], functions: Functions, allowed: Callable[[], None] = lambda: None
 ) -> dict[str, Any]:
     """
-    Fetch, have the branch checked out, fast-forward: all of the repositories, or none.
+    Fetch, have the branch checked out, fast-forward, bring submodules along: all of the repositories, or none.
 
     ``allowed``
         Called once, after all of them have been looked at and before the first moves; what it raises ends the update.

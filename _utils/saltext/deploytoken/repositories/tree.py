@@ -21,6 +21,7 @@ from saltext.deploytoken import files
 from saltext.deploytoken.repositories import work
 from saltext.deploytoken.repositories.git import Functions, Git, Refused, some_of
 from saltext.deploytoken.repositories.settings import Repository
+from saltext.deploytoken.repositories.submodules import Parent, Submodules
 from saltext.deploytoken.text import count, printable
 
 #: How many subjects are listed. They go to the job cache, where a year of commits would be too much.
@@ -96,11 +97,13 @@ class WorkingTree:
         self.moved = False
         #: Whether a move failed in the middle, and some of it stayed.
         self.partly = False
+        self.submodules: dict[str, Any] = {}
         self._git = Git(repository.path, functions)
         #: Git's folder of this working tree, and the one of the repository, which can have several.
         self._folder = self._common = ""
         self._deadline = 0.0
         self._tracked_before = ""
+        self._submodules = Submodules(repository.path, functions, self._ask)
 
     def answer(self) -> dict[str, Any]:
         """Return what callers get about this repository."""
@@ -118,6 +121,8 @@ class WorkingTree:
             answer["on_branch"] = self.now.branch
         if self.start.branch != self.now.branch:
             answer["was_on_branch"] = self.start.branch
+        if self.submodules:
+            answer["submodules"] = self.submodules
         if self.problem:
             answer["problem"] = self.problem
         return answer
@@ -143,6 +148,7 @@ class WorkingTree:
         self._read_news()
         if self.target != self.start.commit:
             work.refuse_collisions(self._git, self.path, "HEAD", self.target, self.branch)
+        self._inspect_submodules()
 
     def move(self) -> None:
         """
@@ -154,16 +160,18 @@ class WorkingTree:
 
         :raises Refused: git failed, or somebody else is working here; the text says what is served now.
         """
-        if self.start.branch == self.branch and not self.behind:
+        if self.start.branch == self.branch and not self.behind and not self.submodules:
             return
         try:
+            self._submodules.leave()
             if self.start.branch != self.branch:
                 self._switch()
-            else:
+            elif self.behind:
                 # --no-overwrite-ignore: git takes ignored files to be worthless, and overwrites them without a word if
                 # a commit adds a file in their place (measured on git 2.39.5). On a master they can be keys.
                 self._git.run("merge", "--ff-only", "--no-overwrite-ignore", self._tracking)
         except Refused as error:
+            self._submodules.come_back()
             raise Refused(f"{error}. {self._take_files_back()}") from None
         self.now = self._position()
         self.moved = True
@@ -173,6 +181,15 @@ class WorkingTree:
                 f"it was updated, and is now at {self.now} instead of {wanted}: "
                 f"somebody else is working in {self.path}"
             )
+        try:
+            self._submodules.move()
+        except Refused as error:
+            self.moved, self.partly = False, True
+            raise Refused(
+                f"{error}. {self.path} is served half updated: it is at {self.now}, and of its submodules these are "
+                f"not: {some_of(self._submodules.pending)}. Remove the cause, and go on with: "
+                f"git -C {shlex.quote(self.path)} submodule update --init --recursive"
+            ) from None
         self.behind = 0
 
     @property
@@ -355,6 +372,15 @@ class WorkingTree:
             lines = self._git.run("log", *options, f"HEAD..{self._tracking}", "--").split("\n")
             # Anybody may have written a subject, and it goes to a terminal.
             self.subjects = [printable(line) for line in lines]
+
+    def _inspect_submodules(self) -> None:
+        if not any(work.links(self._git, commit) for commit in {self.start.commit, self.target}):
+            return
+        modules = os.path.join(self.path, self._git.run("rev-parse", "--git-path", "modules"))
+        url = self._git.config(f"remote.{self.repository.remote}.url")
+        parent = Parent(self._git, self.path, modules, url, self.start.commit, self.target)
+        self._submodules.inspect(parent, self.branch)
+        self.submodules = self._submodules.answer()
 
     # Moving
 
