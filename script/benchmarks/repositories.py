@@ -26,7 +26,7 @@ def run(bench):
     clones = [home / f"clone-{number}" for number in range(sizes[-1])]
     for clone in clones:
         _git(environment, home, "clone", "--quiet", remote, clone)
-    settings = {"store": f"sqlite:///{home / 'token.db'}"}
+    settings = {}
     here = Loaders(bench.folder / "master", deploytoken=settings)
     found = []
     for size in sizes:

@@ -16,9 +16,9 @@ def origin(tmp_path):
 def run(loaders):
     """``run("update", configured)``: what the runner returns, and the exit code that it leaves for salt-run."""
 
-    def run(what, configured):
-        salt = loaders(deploytoken=configured)
-        answer = salt.runners[f"deployrepos.{what}"]()
+    def run(what, configured, options=(), **named):
+        salt = run.salt = loaders(deploytoken=configured, **dict(options))
+        answer = salt.runners[f"deployrepos.{what}"](**named)
         return salt.retcode, answer
 
     return run
@@ -26,15 +26,18 @@ def run(loaders):
 
 @pytest.fixture
 def step(loaders, tmp_path):
-    """``step(repositories, test=False)``: what the step of a deploy returns, after its request."""
+    """``step(repositories, test=False)``: what the steps of a deploy return, up to the first that fails."""
 
     def step(repositories, test=False, **options):
         asked = {"deploytoken": {"target": "*", "reason": "upgrade"}}
         configured = {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice", "repositories": repositories}
         salt = step.salt = loaders(deploytoken=configured, pillar=asked, test=test, **options)
         step.files = salt.served()
-        assert salt.states["deploytoken.requested"]("request")["result"] is not False
-        return salt.states["deploytoken.updated"]("repositories")
+        for name in ("requested", "fetched", "updated"):
+            answer = salt.states[f"deploytoken.{name}"](name)
+            if answer["result"] is False:
+                break
+        return answer
 
     return step
 
@@ -100,6 +103,68 @@ def test_a_variable_that_points_git_elsewhere_has_the_code_2(run, origin, monkey
     assert "GIT_DIR" in answer["message"]
 
 
+def test_while_somebody_holds_the_token_an_update_needs_the_ref_of_that_hold(run, origin, tmp_path, loaders):
+    """Their batches read the repositories."""
+    configured = {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice", "repositories": [str(origin.path)]}
+    token = loaders(deploytoken=configured).runners
+    token["deploytoken.init"]()
+    before = snapshot(origin.path)
+    after = origin.push()
+    ref = token["deploytoken.acquire"](reason="upgrade")["ref"]
+
+    for given in ({}, {"ref": "0123abcd"}):
+        code, answer = run("update", configured, **given)
+
+        assert (code, answer["reason"], answer["token"]["held_by"]) == (3, "held", "Alice")
+        assert answer["message"].startswith("Alice holds the deploy token (upgrade), and may be deploying from")
+        assert answer["message"].endswith(f"run: salt-run deployrepos.update ref={ref}")
+        assert snapshot(origin.path) == before
+    assert run("status", configured)[0] == 0
+
+    code, answer = run("update", configured, ref=ref)
+    assert (code, origin.head) == (0, after)
+
+    token["deploytoken.release"](summary="done", ref=ref)
+    after = origin.push(text="more\n")
+    assert (run("update", configured)[0], origin.head) == (0, after)
+
+
+def test_where_nobody_can_tell_who_holds_the_token_nothing_is_updated(run, origin):
+    before = snapshot(origin.path)
+    origin.push()
+
+    store = {"store": "http://127.0.0.1:1/projects/x/wiki/y", "api_key": "0123456789"}
+
+    code, answer = run("update", {**store, "repositories": [str(origin.path)]})
+
+    assert (code, answer["reason"]) == (6, "store"), answer
+    assert snapshot(origin.path) == before
+
+
+def test_an_update_has_the_masters_own_remotes_served_too(run, origin, tmp_path):
+    formulas = Origin(tmp_path, "formulas")
+    after = formulas.push("formula.sls", "x\n")
+    options = {
+        "fileserver_backend": ["gitfs", "roots"],
+        "gitfs_remotes": [formulas.remote.as_uri()],
+        "gitfs_base": "main",
+        "file_roots": {"base": [str(origin.path)]},
+    }
+    configured = {"repositories": [str(origin.path)]}
+    run("update", configured, options)
+    run.salt.served()
+    origin.push("new.sls")
+
+    code, answer = run("update", configured, options)
+
+    assert (code, answer["served"]) == (0, {"formulas": after[:8]})
+    assert {"new.sls", "formula.sls"} <= set(run.salt.served())
+    formulas.remote.rename(tmp_path / "gone")
+    code, answer = run("update", configured, options)
+    assert (code, answer["reason"], list(answer["repositories"])) == (8, "repositories", ["states-repository"])
+    assert "gitfs file:///" in answer["message"]
+
+
 # The step of a deploy
 
 
@@ -108,19 +173,21 @@ def test_the_step_updates(step, origin):
 
     answer = step([str(origin.path)])
 
-    assert (answer["result"], answer["comment"]) == (True, "Updated: states-repository")
+    moved = f"states-repository ({before[:8]} to {after[:8]})"
+    assert (answer["result"], answer["comment"]) == (True, f"Updated: {moved}")
     assert answer["changes"] == {"states-repository": {"old": before, "new": after, "subjects": ["Add web"]}}
     assert origin.head == after
 
 
 def test_the_step_in_a_test_says_what_is_behind_and_changes_nothing(step, origin):
-    origin.push(subject="Add web")
+    old, new = origin.head, origin.push(subject="Add web")
     before = snapshot(origin.path)
 
     answer = step([str(origin.path)], test=True)
 
-    assert (answer["result"], answer["comment"]) == (None, "Would be updated: states-repository")
-    assert answer["changes"] == {"states-repository": {"behind": 1, "subjects": ["Add web"]}}
+    moved = f"states-repository ({old[:8]} to {new[:8]})"
+    assert (answer["result"], answer["comment"]) == (None, f"Would be updated: {moved}")
+    assert answer["changes"] == {"states-repository": {"old": old, "new": new, "subjects": ["Add web"]}}
     assert snapshot(origin.path) == before
 
 
