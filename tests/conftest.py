@@ -218,9 +218,9 @@ def _wiki(redmine, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def _cluster(salt_factories, _wiki, tmp_path_factory):
-    from tests.support.salt import Cluster
+    from tests.support.salt import Cluster, callers
 
-    started = Cluster(salt_factories, tmp_path_factory.mktemp("roots"), _wiki[2])
+    started = Cluster(salt_factories, tmp_path_factory.mktemp("roots"), _wiki[2], **callers())
     try:
         started.start()
         started.minion("kingfisher-main")

@@ -211,6 +211,21 @@ MINION = {
 }
 
 
+#: A person whom salt-api lets start runners, and nobody else knows.
+CAROL = {"eauth": "sharedsecret", "username": "carol", "password": "kept between salt-api and its callers"}
+
+
+def callers():
+    """A master's options for those who start a deploy otherwise than by salt-run: its reactor, and salt-api."""
+    return {
+        "reactor": [{"team/deploy": ["salt://reaction.sls"]}],
+        "external_auth": {CAROL["eauth"]: {CAROL["username"]: ["@runner"]}},
+        "sharedsecret": CAROL["password"],
+        "netapi_enable_clients": ["runner", "runner_async"],
+        "rest_cherrypy": {"host": "127.0.0.1", "port": free_port(), "disable_ssl": True},
+    }
+
+
 class Cluster(Config):
     """
     A running master and its minions.
