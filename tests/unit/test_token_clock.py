@@ -1,5 +1,6 @@
 """How long the token is asked for, and how often: by a clock of the test's own, without waiting for it."""
 
+import datetime
 import itertools
 
 import pytest
@@ -121,3 +122,17 @@ def test_a_ref_begins_with_a_letter_whatever_salt_makes_of_digits():
     refs = {token.claim().ref for _ in range(200)}
     assert len(refs) == 200
     assert not [ref for ref in refs if ref[0] not in "abcdef"]
+
+
+@pytest.mark.parametrize(
+    ("comment", "age"), [("acquire ref=3f9c2a1b id=3f9c2a1b0: x", 5), ("acquire ref=aaaaaaaa id=aaaaaaaa0: x", 42)]
+)
+def test_a_holds_age_counts_from_the_second_in_which_it_was_taken_where_the_version_has_it(clock, comment, age):
+    """The page's own line has no seconds. A later edit is no beginning."""
+    saved = "2026-11-22T22:30:37Z"
+    clock.now = datetime.datetime.fromisoformat("2026-11-22T22:30:42+00:00").timestamp()
+    wiki = Wiki(clock)
+    text = "Held by: Alice (upgrade; since 2026-11-22 22:30 UTC; ref 3f9c2a1b)\n"
+    wiki.read = lambda: Page(text, 7, comment=comment, saved=saved)
+
+    assert alice(clock, wiki).status()["age"] == age

@@ -245,12 +245,21 @@ def _describe(item: _Past) -> dict[str, Any]:
     }
 
 
-def _time(saved: str | None) -> str | None:
-    """Return a store's time as it is written on the page, or as it is if it is not a time that Python knows."""
+def saved_at(saved: str | None) -> float | None:
+    """Return a store's time as seconds since the epoch; None if it is not a time that Python knows."""
     try:
         # Before Python 3.11, fromisoformat does not know the Z.
         then = datetime.fromisoformat((saved or "").replace("Z", "+00:00"))
-        return page.stamp((then if then.tzinfo else then.replace(tzinfo=timezone.utc)).timestamp())
+        return (then if then.tzinfo else then.replace(tzinfo=timezone.utc)).timestamp()
+    except (ValueError, OverflowError):
+        return None
+
+
+def _time(saved: str | None) -> str | None:
+    """Return a store's time as it is written on the page, or as it is if it is not a time that Python knows."""
+    seconds = saved_at(saved)
+    try:
+        return saved if seconds is None else page.stamp(seconds)
     except (ValueError, OverflowError):
         return saved
 

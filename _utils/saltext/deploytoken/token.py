@@ -89,14 +89,16 @@ class Token:
         found = self.store.read()
         hold = page.read(found.text, self.config.rules)
         answer = self._answer(hold, found.version)
-        since = page.parse_stamp(hold.since) if hold else None
+        comment = Comment.parse(found.comment)
+        # The version in which the hold was taken; after a later edit, nothing names it.
+        taken = comment is not None and hold is not None and comment.ref == hold.ref
+        # Its time has seconds, and that on the page has none.
+        since = (history.saved_at(found.saved) if taken else None) or page.parse_stamp(hold.since if hold else None)
         until = page.parse_stamp(hold.until) if hold else None
         now = self._clock.time()
         answer["age"] = None if since is None else max(0, int(now - since))
         answer["overdue"] = until is not None and now > until
-        # Only the version in which the hold was taken names the job; after a later edit, nothing does.
-        comment = Comment.parse(found.comment)
-        jid = comment.jid if comment and hold and comment.ref == hold.ref else None
+        jid = comment.jid if comment and taken else None
         answer["job"] = {"jid": jid, "running": None} if jid else None
         return answer
 
