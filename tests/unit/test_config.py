@@ -173,6 +173,18 @@ def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
     assert "key file" not in checks(opts)
 
 
+def test_a_key_file_is_found_in_the_home_of_the_user_and_in_no_folder_that_is_current(tmp_path, monkeypatch):
+    (tmp_path / "redmine.key").write_text(KEY)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+
+    found = parse(api_key_file="~/redmine.key")
+
+    assert (found.api_key, found.api_key_file) == (KEY, f"{tmp_path}/redmine.key")
+    for path in ("redmine.key", "~nobody-of-this-name/redmine.key", ""):
+        refused(r"^deploytoken\.api_key_file: must be ", api_key_file=path)
+
+
 def checks(opts):
     """The doctor's checks by name."""
     with pytest.raises(errors.Error) as caught:  # there is no such file, at least

@@ -23,6 +23,7 @@ The master's configuration under the key ``deploytoken``, checked as a whole bef
 
 from __future__ import annotations
 
+import os
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -100,7 +101,7 @@ def parse(opts: Mapping[str, Any]) -> Config:
     return Config(
         store=_store(raw),
         api_key=_api_key(raw),
-        api_key_file=_line(raw, "api_key_file"),
+        api_key_file=_key_file(raw),
         name=_line(raw, "name"),
         timeout=_seconds(raw, "timeout", Config.timeout),
         deadline=_seconds(raw, "deadline", Config.deadline),
@@ -202,10 +203,8 @@ def _api_key(raw: Mapping[str, Any]) -> str | None:
         if not isinstance(value, str) or not value.strip() or value.startswith("sdb://"):
             raise errors.Invalid("deploytoken.api_key: empty, or an sdb:// address that Salt could not resolve")
         return _key_alone(value, "api_key")
-    if "api_key_file" in raw:
-        path = _line(raw, "api_key_file")
-        if not path:
-            raise errors.Invalid("deploytoken.api_key_file: must be the path of a file")
+    path = _key_file(raw)
+    if path is not None:
         try:
             value = Path(path).read_text(encoding="ascii")
         except (OSError, UnicodeDecodeError) as exc:
@@ -215,6 +214,18 @@ def _api_key(raw: Mapping[str, Any]) -> str | None:
             raise errors.Invalid(f"deploytoken.api_key_file: {path} is empty")
         return _key_alone(value, "api_key_file")
     return None
+
+
+def _key_file(raw: Mapping[str, Any]) -> str | None:
+    """Return the path of the key's file. A ``~`` is the home of the user whose process reads it."""
+    if "api_key_file" not in raw:
+        return None
+    # os.path alone leaves an unknown `~user` as it is.
+    path = os.path.expanduser(_line(raw, "api_key_file") or "")
+    if not path.startswith("/"):
+        # Each folder in which somebody types a command would have another key.
+        raise errors.Invalid("deploytoken.api_key_file: must be the absolute path of a file")
+    return path
 
 
 def _key_alone(value: str, name: str) -> str:
