@@ -39,6 +39,8 @@ Each step fires an event on the master's bus: ``deploytoken/acquired``, ``releas
 from saltext.deploytoken import cli, config, errors, events, values
 from saltext.deploytoken.deploy import jobs
 
+__outputter__ = {"history": "deploytoken", "doctor": "deploytoken"}
+
 
 @cli.command
 def status():
@@ -209,18 +211,15 @@ def history(limit=20):
         How many holds, from 1 to 1000. Reads 100 versions of the page and ten more per hold, at most. Each version is
         one request; 20 take about half a second.
 
-    Returns a table of 80 columns. With ``--out=json``, or any other ``--out``, returns ``holds``, newest first, each
-    with ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended`` (``released``, ``taken over``, ``withdrawn``,
-    ``by hand``, ``still held``, ``unknown``), ``ended_by``, ``entry``, ``by_hand`` (a person typed it) and
-    ``unreadable`` (versions); and ``unreadable`` with the reasons, and ``complete`` (False when there is more). Fails
-    with ``store`` (also where the API key's user may not view wiki history) or ``invalid``.
+    Returns ``holds``, newest first, each with ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended``
+    (``released``, ``taken over``, ``withdrawn``, ``by hand``, ``still held``, ``unknown``), ``ended_by``, ``entry``,
+    ``by_hand`` (a person typed it) and ``unreadable`` (versions); and ``unreadable`` with the reasons, and
+    ``complete`` (False when there is more). Without ``--out``, ``salt-run`` prints a table of 80 columns. Fails with
+    ``store`` (also where the API key's user may not view wiki history) or ``invalid``.
     """
-    from saltext.deploytoken import history as reader
-
     limit = values.number(limit, "limit", 1000)
     with _token() as token:
-        found = token.history(limit)
-    return found if _for_programs() else reader.table(found)
+        return token.history(limit)
 
 
 @cli.command
@@ -239,20 +238,14 @@ def doctor(scratch=None):
         The address of a page in the same Redmine that may be written to. The doctor tries a late write there, which
         Redmine must refuse. It refuses a page with a holder's line, which could be the token's.
 
-    Returns one line for each check. With ``--out=json``, or any other ``--out``, returns ``checks``, each with
-    ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``. Fails with ``store`` when a check
-    fails, and ``invalid`` for the configuration; the answer then has ``checks`` as well.
+    Returns ``checks``, each with ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``. Without
+    ``--out``, ``salt-run`` prints a line for each. Fails with ``store`` when a check fails, and ``invalid`` for the
+    configuration; the answer then has ``checks`` as well.
     """
     from saltext.deploytoken import doctor as examiner
 
     scratch = None if scratch is None else values.text(scratch, "scratch")
-    try:
-        found = examiner.examine(__opts__, scratch)
-    except errors.Error as exc:
-        if not _for_programs():
-            exc.details["checks"] = examiner.lines(exc.details["checks"])
-        raise
-    return found if _for_programs() else "\n".join(examiner.lines(found["checks"]))
+    return examiner.examine(__opts__, scratch)
 
 
 @cli.command
@@ -284,11 +277,6 @@ def _token():
     from saltext.deploytoken.token import Token
 
     return Token(config.parse(__opts__), lambda event, data: events.notify(__opts__, cli.say, event, data))
-
-
-def _for_programs():
-    """Whether the answer is for a program: somebody asked for a format."""
-    return __opts__.get("output") is not None
 
 
 def _name(value):

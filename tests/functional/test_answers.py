@@ -9,10 +9,12 @@ import zlib
 
 import pytest
 
-from saltext.deploytoken import config, doctor, errors, history
+from saltext.deploytoken import config, doctor, errors
 from saltext.deploytoken.stores.base import Unanswered
 from saltext.deploytoken.token import Token
+from tests.support.alone import load_alone
 
+output = load_alone("_output/deploytoken.py").output
 KEY = "0123456789abcdef0123456789abcdef01234567"
 FREE = {"title": "T", "text": "Held by: nobody\n", "version": 3}
 
@@ -237,7 +239,7 @@ def test_no_words_of_the_wiki_reach_a_terminal_as_commands():
         assert [hold["held_by"] for hold in found["holds"]] == [" [31mBob"]
         read = alice.store.read()
         assert f"{read.author}{read.comment}{read.saved}".isprintable()
-        assert history.table(found).replace("\n", "").isprintable()
+        assert output(found).replace("\n", "").isprintable()
         with pytest.raises(errors.Held) as caught:
             alice.acquire("upgrade")
     one_line(caught)

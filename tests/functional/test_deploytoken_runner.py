@@ -164,6 +164,21 @@ def test_the_doctor_has_a_line_for_each_check_and_exits_with_0(config):
     assert [line.split()[:2] for line in people.stdout.splitlines()] == [["ok", f"{name}:"] for name in names]
 
 
+def test_a_program_gets_data_from_every_command_whoever_called_it(config, tmp_path):
+    from salt.config import master_config
+    from salt.runner import RunnerClient
+
+    client = RunnerClient(master_config(str(config.folder / "master")))
+
+    assert client.cmd("deploytoken.history", print_event=False)["holds"] == []
+    assert {check["name"] for check in client.cmd("deploytoken.doctor", print_event=False)["checks"]} >= {"page"}
+    (tmp_path / "token.db").unlink()
+    assert client.cmd("deploytoken.doctor", print_event=False)["checks"][-1]["ok"] is not None
+    people = config.run("deploytoken.history", out=None)
+    assert people.code == 6
+    assert people.stdout.startswith("there is no token in ")
+
+
 def test_the_doctor_exits_with_6_and_says_how_to_mend_what_it_found(config, tmp_path):
     (tmp_path / "token.db").chmod(0o666)
 

@@ -25,6 +25,9 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     Make ``function`` a runner function whose every failure reaches the caller.
 
     An :class:`errors.Error` becomes ``{"reason", "message", "retcode", **details}``; wrong arguments are ``invalid``.
+    A program gets data. Where people see them otherwise, the module's ``__outputter__`` names Salt's outputter by
+    function, as execution modules do.
+
     As a ``salt.runner`` step of an orchestration, it announces its beginning and its end on standard error.
     """
     signature = inspect.signature(function)
@@ -42,13 +45,14 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
                 takes = ", ".join(signature.parameters) or "no arguments"
                 raise errors.Invalid(f"{function.__name__}: {exc}; it takes: {takes}") from None
             with _announced_as_step(function):
-                return function(*bound.args, **bound.kwargs)
+                answer = function(*bound.args, **bound.kwargs)
         except errors.Error as exc:
-            return _refusal(exc, context)
+            answer = _refusal(exc, context)
         except (KeyboardInterrupt, SystemExit):
             # Ctrl-C and SIGTERM: salt-run's handlers raise SystemExit(0), which Salt prints as a traceback.
             message = f"{function.__name__} was interrupted; `salt-run deploytoken.status` tells who holds the token"
-            return _refusal(errors.Interrupted(message), context)
+            answer = _refusal(errors.Interrupted(message), context)
+        return _for_people(function, answer)
 
     # Salt reads this signature and answers "Passed invalid arguments" with exit code 0; accept all, and refuse above.
     extra = [
@@ -89,6 +93,20 @@ def _announced_as_step(function: Callable[..., Any]) -> Iterator[None]:
         say(f"{name}: {exc}")
         raise
     say(f"{name}: done")
+
+
+def _for_people(function: Callable[..., Any], answer: Any) -> Any:
+    """
+    Add the name of the outputter to an answer. ``salt-run`` prints with it, and all others have one more key.
+
+    Salt itself reads ``__outputter__`` in execution modules only (3008.3). Who asks for another ``--out``, also in the
+    master's configuration, has no use for the name.
+    """
+    found = function.__globals__
+    outputter = found.get("__outputter__", {}).get(function.__name__)
+    if outputter is None or not isinstance(answer, dict) or (found.get("__opts__") or {}).get("output"):
+        return answer
+    return {**answer, "outputter": outputter}
 
 
 def _refusal(error: errors.Error, context: MutableMapping[str, Any]) -> dict[str, Any]:

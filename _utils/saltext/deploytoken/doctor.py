@@ -18,8 +18,6 @@ from saltext.deploytoken.stores.base import Check, Conflict, Missing, Store
 from saltext.deploytoken.text import printable
 from saltext.deploytoken.token import Token
 
-_MARKS = {True: "ok  ", False: "FAIL", None: "?   "}
-
 
 def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, Any]:
     """
@@ -52,11 +50,6 @@ def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, An
             checks=checks,
         )
     return {"checks": checks}
-
-
-def lines(checks: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Return the ``checks`` of :func:`examine` as one line each."""
-    return [f"{_MARKS[check['ok']]}  {check['name']}: {check['text']}" for check in checks]
 
 
 def _data(checks: Iterable[Check]) -> list[dict[str, Any]]:

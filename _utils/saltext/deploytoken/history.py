@@ -9,7 +9,6 @@ was made by hand.
 from __future__ import annotations
 
 import re
-import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -150,41 +149,6 @@ def past(pages: Iterable[Page], rules: Rules, limit: int = 20) -> dict[str, Any]
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """Return the answer of :func:`past` as a table of at most 80 columns."""
-    rows = [("WHEN (UTC)", "WHO", "ENDED", "WHY, AND WHAT WAS DONE")]
-    for item in found["holds"]:
-        ended = item["ended"]
-        if item["ended_by"] and ended in ("taken over", "by hand"):
-            ended += f" by {item['ended_by']}" if ended == "taken over" else f" ({item['ended_by']})"
-        marks = ["edited by hand"] if item["by_hand"] and item["ended"] != "by hand" else []
-        marks += [f"version {number} unreadable" for number in item["unreadable"]]
-        rows.append(
-            (
-                "\n".join(item[key].removesuffix(" UTC") for key in ("from", "to") if item[key]),
-                "\n".join(filter(None, (item["held_by"], item["ref"]))),
-                "\n".join([ended, *marks]),
-                "\n".join(filter(None, (item["reason"], item["entry"]))),
-            )
-        )
-    lines = [line.rstrip() for row in rows for line in _lines_of_row(row, (16, 14, 14, 30))]
-    if not found["holds"]:
-        lines = ["Nobody has held the token yet."]
-    lines += [
-        line
-        for item in found["unreadable"]
-        for line in textwrap.wrap(
-            f"Version {item['version']} ({item['author'] or '?'}, {item['saved'] or '?'}) unreadable: {item['why']}",
-            80,
-            subsequent_indent="  ",
-        )
-    ]
-    if not found["complete"]:
-        lines.append("There is more: deploytoken.history limit=…, or the page's own history.")
-    # Entries come from people, and authors from the wiki: a terminal must obey neither.
-    return "\n".join(printable(line) for line in lines)
-
-
 def _end(seen: Page, hold: Hold, newer: _Version | None, gap: list[int], rules: Rules) -> _Past:
     """Return the ``hold`` of the version ``seen``, which ``newer`` does not have, with how it ended."""
     if newer is None:
@@ -227,11 +191,12 @@ def _entry(seen: Page, newer: Page, hold: Hold, rules: Rules) -> str | None:
 
 def _unreadable(found: Page, exc: Exception) -> dict[str, Any]:
     why = "it was deleted" if found.comment == _DELETED and not found.text else str(exc)
-    return {"version": found.version, "author": found.author, "saved": _time(found.saved), "why": why}
+    said = {"author": found.author, "saved": _time(found.saved), "why": why}
+    return {"version": found.version, **{key: value and printable(value) for key, value in said.items()}}
 
 
 def _describe(item: _Past) -> dict[str, Any]:
-    return {
+    described = {
         "held_by": item.hold.name,
         "ref": item.hold.ref,
         "reason": item.hold.reason,
@@ -240,6 +205,10 @@ def _describe(item: _Past) -> dict[str, Any]:
         "ended": item.ended,
         "ended_by": item.ended_by,
         "entry": item.entry,
+    }
+    # Entries come from people, and authors from the wiki: a terminal must obey neither.
+    return {
+        **{key: value and printable(value) for key, value in described.items()},
         "by_hand": item.by_hand,
         "unreadable": sorted(item.unreadable),
     }
@@ -262,16 +231,3 @@ def _time(saved: str | None) -> str | None:
         return saved if seconds is None else page.stamp(seconds)
     except (ValueError, OverflowError):
         return saved
-
-
-def _lines_of_row(row: tuple[str, ...], widths: tuple[int, ...]) -> Iterator[str]:
-    """Yield the lines of a table's row, each cell wrapped to its width."""
-    cells = [
-        [part for line in cell.split("\n") for part in textwrap.wrap(line, width) or [""]]
-        for cell, width in zip(row, widths, strict=True)
-    ]
-    for number in range(max(map(len, cells))):
-        yield "  ".join(
-            (cell[number] if number < len(cell) else "").ljust(width)
-            for cell, width in zip(cells, widths, strict=True)
-        )
