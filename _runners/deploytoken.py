@@ -238,6 +238,10 @@ def doctor(scratch=None):
         The address of a page in the same Redmine that may be written to. The doctor tries a late write there, which
         Redmine must refuse. It refuses a page with a holder's line, which could be the token's.
 
+    It checks the configuration, the page, the repositories (each is fetched), what the file server has for minions,
+    the external pillar, and each accepted minion: that it answers, has this version's files, and how its gate stands.
+    Without a master, or for a minion that does not answer, it cannot tell.
+
     Returns ``checks``, each with ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``. Without
     ``--out``, ``salt-run`` prints a line for each. Fails with ``store`` when a check fails, and ``invalid`` for the
     configuration; the answer then has ``checks`` as well.

@@ -21,14 +21,14 @@ def page(redmine):
 
 
 @pytest.fixture
-def examine(redmine, tmp_path):
+def examine(redmine, tmp_path, loaders):
     """Examine as ``login``: the checks by name, and whether the doctor found the setup healthy."""
 
     def examine(page, login="alice", scratch=None, **more):
         key = tmp_path / "key"
         key.write_text(redmine.keys.get(login, "0" * 40))
         key.chmod(0o600)
-        opts = {"deploytoken": {"store": page, "api_key_file": str(key), **more}}
+        opts = loaders(deploytoken={"store": page, "api_key_file": str(key), **more}).opts
         try:
             checks, healthy = doctor.examine(opts, scratch)["checks"], True
         except errors.StoreError as exc:
@@ -63,6 +63,7 @@ def test_a_healthy_setup_passes_every_check_and_is_only_read(examine, proxy, pag
     assert list(found) == [
         *("configuration", "key file", "server", "clock", "REST API", "key", "edit"),
         *("page", "heading", "versions", "name"),
+        *("file server", "orchestration", "external pillar", "minions"),
     ]
     assert "Alice Adams" in found["key"]["text"]
     assert set(proxy.methods()) == {"GET"}

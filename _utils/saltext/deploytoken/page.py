@@ -148,6 +148,13 @@ def has_section(text: str, heading: str) -> bool:
     return _section(_lines(text), heading) is not None
 
 
+def entry_forms(text: str, heading: str) -> set[str]:
+    """Return how lines under the heading begin that could be entries: ``*``, ``-`` and ``|``."""
+    lines = _lines(text)
+    first, end = _section(lines, heading) or (0, 0)
+    return {mark for mark in "*-|" if any(_is_entry(_content(line), mark) for line in lines[first:end])}
+
+
 def add_entry(text: str, entry: str, rules: Rules = DEFAULT) -> str:
     """
     Return the page with ``entry``, one line, under the heading.

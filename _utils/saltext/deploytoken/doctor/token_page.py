@@ -1,73 +1,34 @@
 """
-Checks of the whole setup, ahead of time: what would go wrong on the day, and what to do about it.
-
-Only reads, except that :func:`examine` with ``scratch`` tries a write there that must be refused.
+The doctor's checks of the token: its configuration, its page and the scratch page.
 """
 
 from __future__ import annotations
 
 import stat
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from saltext.deploytoken import config, errors, page
-from saltext.deploytoken.config import Config
+from saltext.deploytoken import errors, page
+from saltext.deploytoken.page import Rules
 from saltext.deploytoken.stores.base import Check, Conflict, Missing, Store
-from saltext.deploytoken.text import printable
 from saltext.deploytoken.token import Token
 
+#: What begins a line under History, in words.
+_FORMS = {"*": "list items with *", "-": "list items with -", "|": "table rows"}
 
-def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, Any]:
-    """
-    Return ``checks``, each with ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``.
-
-    ``opts`` (dict)
-        The master's options.
-    ``scratch`` (str)
-        The address of a page in the same Redmine that may be written to.
-
-    :raises errors.Invalid: the configuration is wrong, or the scratch page is none.
-    :raises errors.StoreError: a check failed.
-
-    The details of both errors have the ``checks`` so far.
-    """
-    done: list[Check] = []
-    try:
-        with Token(config.parse(opts)) as token:
-            done += _configuration(opts, token)
-            done += _page(token)
-            if scratch is not None:
-                done += _scratch(token.store, scratch)
-    except errors.Invalid as exc:
-        exc.details["checks"] = _data([*done, Check("scratch" if done else "configuration", False, str(exc))])
-        raise
-    checks = _data(done)
-    if failed := [check.name for check in done if check.ok is False]:
-        raise errors.StoreError(
-            f"{len(failed)} of {len(done)} checks failed: {', '.join(failed)}; each line says what to do",
-            checks=checks,
-        )
-    return {"checks": checks}
+#: An entry of each form.
+_SUCH_AS = {
+    "*": page.DEFAULT.entry,
+    "-": page.DEFAULT.entry.replace("*", "-", 1),
+    "|": "| {until} | {name} | {summary}{notes} | {ref} |",
+}
 
 
-def _data(checks: Iterable[Check]) -> list[dict[str, Any]]:
-    # Names and roles come from the wiki.
-    return [{"name": name, "ok": ok, "text": printable(text)} for name, ok, text in checks]
-
-
-def _configuration(opts: Mapping[str, Any], token: Token) -> Iterator[Check]:
+def configured(token: Token) -> Iterator[Check]:
+    """Yield the checks of the configuration, which has been understood."""
     yield Check("configuration", True, f"understood; the token is on {token.store.url}")
-    yield from _key_file(token.config)
-    if token.config.ssh_gate:
-        from saltext.deploytoken.machines import ssh  # late: salt-ssh's client is a heavy import
-
-        yield Check("salt-ssh", *ssh.check_gate(opts))
-
-
-def _key_file(configured: Config) -> Iterator[Check]:
-    path = configured.api_key_file
+    path = token.config.api_key_file
     if path is None:
         return
     if Path(path).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
@@ -76,7 +37,8 @@ def _key_file(configured: Config) -> Iterator[Check]:
         yield Check("key file", True, f"{path} is not open to everybody")
 
 
-def _page(token: Token) -> Iterator[Check]:
+def page_checks(token: Token) -> Iterator[Check]:
+    """Yield the checks of the server and of the token's page."""
     for check in token.store.checks():
         yield check
         if check.name == "server" and check.ok is False:
@@ -101,6 +63,7 @@ def _page(token: Token) -> Iterator[Check]:
             f"no heading {rules.heading}: the next release adds one at the page's end;"
             " set deploytoken.history.heading if it has another name",
         )
+    yield from _form(found.text, rules)
     try:
         token.store.read_version(found.version)
         yield Check("versions", True, "old versions can be read")
@@ -112,7 +75,23 @@ def _page(token: Token) -> Iterator[Check]:
         yield Check("name", False, str(exc))
 
 
-def _scratch(store: Store, address: str) -> Iterator[Check]:
+def _form(text: str, rules: Rules) -> Iterator[Check]:
+    """Whether an entry has the form of those that stand under History: else it would land below them."""
+    mark = page.entry_mark(rules.entry)[0]
+    forms = page.entry_forms(text, rules.heading)
+    if forms and mark not in forms:
+        there = " and ".join(_FORMS[form] for form in _FORMS if form in forms)
+        yield Check(
+            "entries",
+            False,
+            f"under {rules.heading} stand {there}, and the next entry would land below them, as one of the"
+            f" {_FORMS[mark]}: set deploytoken.history.entry to their form, such as '{_SUCH_AS[min(forms)]}'",
+        )
+    elif forms:
+        yield Check("entries", True, f"the next entry has the form of those under {rules.heading}: {_FORMS[mark]}")
+
+
+def scratch_checks(store: Store, address: str) -> Iterator[Check]:
     """Try a late write on a page that has nothing to do with the token."""
     other = store.beside(address, "scratch")
     try:
