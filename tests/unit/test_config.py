@@ -1,6 +1,8 @@
 """The configuration is checked as a whole, each mistake names its key, and no key of the API is ever shown."""
 
 import dataclasses
+import os
+import pwd
 import re
 
 import pytest
@@ -179,6 +181,22 @@ def key_file(opts):
     """What the doctor says of the key's file."""
     with Token(config.parse(opts)) as token:
         return next((check for check in token_page.configured(token) if check.name == "key file"), None)
+
+
+def test_a_key_file_that_is_somebody_elses_names_the_user_as_whom_salt_runs(tmp_path):
+    path = tmp_path / "key"
+    path.write_text(KEY)
+    path.chmod(0)
+    root = os.geteuid() == 0
+    try:
+        if root:
+            os.seteuid(65534)
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        said = refused(r"^deploytoken\.api_key_file: ", api_key_file=str(path))
+    finally:
+        if root:
+            os.seteuid(0)
+    assert said.endswith(f"run `chown {user} {path}`")
 
 
 def test_a_key_file_is_found_in_the_home_of_the_user_and_in_no_folder_that_is_current(tmp_path, monkeypatch):

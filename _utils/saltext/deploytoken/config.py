@@ -24,6 +24,7 @@ The master's configuration under the key ``deploytoken``, checked as a whole bef
 from __future__ import annotations
 
 import os
+import pwd
 import ssl
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -207,6 +208,13 @@ def _api_key(raw: Mapping[str, Any]) -> str | None:
     if path is not None:
         try:
             value = Path(path).read_text(encoding="ascii")
+        except PermissionError:
+            # Under Salt's own setting `user`, commands that root types run as that user (3008.3).
+            user = pwd.getpwuid(os.geteuid()).pw_name
+            raise errors.Invalid(
+                f"deploytoken.api_key_file: {user}, as whom Salt runs here, may not read {path}; run"
+                f" `chown {user} {path}`"
+            ) from None
         except (OSError, UnicodeDecodeError) as exc:
             reason = getattr(exc, "strerror", None) or "not plain text"
             raise errors.Invalid(f"deploytoken.api_key_file: cannot read {path}: {reason}") from None
