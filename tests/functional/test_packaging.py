@@ -1,5 +1,5 @@
 """
-One tree, two ways of installation: each is done as a user would do it, and then used. And what PyPI would be given.
+What pip installs, done as a user would do it, and then used. And what PyPI would be given.
 """
 
 import email
@@ -16,6 +16,7 @@ import zipfile
 import pytest
 from readme_renderer import markdown
 
+from tests.support.alone import load_alone
 from tests.support.salt import Config, Result
 
 SHIPPED = {
@@ -28,6 +29,8 @@ SHIPPED = {
     "_wrapper": "wrapper",
     "deploytoken": "files/deploytoken",
 }
+#: What is in the package once more, below ``files``: a file root, from which minions are served.
+SERVED = ("_executors", "_modules", "_output", "_states")
 LOADED = {target.partition("/")[0] for target in SHIPPED.values()}
 
 
@@ -107,7 +110,7 @@ def acquires(run, config):
 
 
 def test_pip_installs_every_file_of_the_tree(installed, checkout):
-    for source, target in SHIPPED.items():
+    for source, target in [*SHIPPED.items(), *((folder, f"files/{folder}") for folder in SERVED)]:
         pattern = "*.sls" if source == "deploytoken" else "*.py"
         wanted = files(checkout / source, pattern)
         assert wanted, f"nothing in {source}"
@@ -160,51 +163,13 @@ print(json.dumps({
     assert "busy" in found.data["output"]
 
 
-def test_pip_installed_sls_files_serve_as_file_roots(installed, config):
-    shown = installed.salt_run(config(installed.package / "files"), "fileserver.file_list")
-    assert {"deploytoken/deploy.sls", "deploytoken/gate.sls"} <= set(shown.data), shown
+def test_what_a_minion_is_held_against_is_all_that_it_needs(checkout):
+    """A module that is missing in the list would be old on a minion, and the doctor would not see it."""
+    files = load_alone("_modules/deploysetup.py").FILES
+    found = {f"{path.parent.name[1:]}/{path.name}" for folder in SERVED for path in (checkout / folder).glob("*.py")}
 
-
-def test_synced_files_work_without_pip(tree, config):
-    made = config(tree)
-
-    def salt_run(config, *words):
-        return config.command("salt-run", *words)
-
-    assert salt_run(made, "deploytoken.status").data == "'deploytoken.status' is not available."
-    synced = salt_run(made, "saltutil.sync_all")
-    assert synced.code == 0, synced
-    assert {"runners.deploytoken", "runners.deployrepos", "runners.busy"} <= set(synced.data["runners"])
-    acquires(salt_run, made)
-
-
-def test_a_gitfs_remote_works_without_pip(tree, config, tmp_path):
-    repository = tmp_path / "repository"
-    shutil.copytree(tree, repository, ignore=shutil.ignore_patterns("build", "*.egg-info"))
-    who = ["-c", "user.name=Ana", "-c", "user.email=ana@example.org"]
-    for command in (
-        ["init", "--quiet", "--initial-branch=main"],
-        ["add", "."],
-        [*who, "commit", "--quiet", "-m", "a"],
-    ):
-        subprocess.run(["git", *command], cwd=repository, check=True)
-    made = config()
-    made.update(
-        fileserver_backend=["gitfs"],
-        gitfs_provider="gitpython",
-        gitfs_base="main",
-        gitfs_remotes=[repository.as_uri()],
-    )
-
-    # A running master does this by itself, every minute.
-    assert made.command("salt-run", "fileserver.update").code == 0
-    synced = made.command("salt-run", "saltutil.sync_all")
-    assert synced.code == 0, synced
-    assert {"runners.deploytoken", "runners.deployrepos", "runners.busy"} <= set(synced.data["runners"])
-    created = made.command("salt-run", "deploytoken.init")
-    assert created.code == 0, created
-    shown = made.command("salt-run", "fileserver.file_list").data
-    assert {"deploytoken/deploy.sls", "deploytoken/gate.sls"} <= set(shown), shown
+    # Two are the master's alone: the orchestration's steps, and the answers of its runner.
+    assert set(files) == found - {"states/deploytoken.py", "output/deploytoken.py"}
 
 
 def test_a_version_is_said_once_more_in_the_package_and_in_the_changelog(built, installed, checkout):
