@@ -199,18 +199,20 @@ class Deploy:
             return Outcome(None if found.plan else True, comment, found.plan)
         try:
             answer = repositories.update(self._config.repositories, self._functions)
-        finally:
-            if self._config.repositories:
-                serving.forget_file_lists(self._opts)
+        except BaseException:
+            # Some may have moved.
+            serving.forget_file_lists(self._opts)
+            raise
+        served = serving.renew(self._opts, self._functions, self._request.task.saltenv or "base")
         items = answer["repositories"]
-        found.commits = {name: item["after"] for name, item in items.items()}
+        found.commits = {**{name: item["after"] for name, item in items.items()}, **served}
         changes = {name: change for name, item in items.items() if (change := _change(item, "after"))}
         # The pillar in any case: somebody may have brought the master up to date by hand.
-        if failed := self._machines.refresh(found.expected, modules=bool(changes)):
+        if failed := self._machines.refresh(found.expected, modules=bool(changes or served)):
             raise errors.Busy(text.join_reasons(failed), failed=failed)
-        if not items:
+        if not found.commits:
             return Outcome(True, answer["message"])
-        comment = f"Updated: {_moves(changes)}" if changes else f"Up to date: {', '.join(items)}"
+        comment = f"Updated: {_moves(changes)}" if changes else f"Up to date: {', '.join(found.commits)}"
         return Outcome(True, comment, changes)
 
     def noted(self) -> Outcome:
@@ -525,10 +527,13 @@ def _say(words: str) -> None:
 def _change(item: Mapping[str, Any], new: str) -> dict[str, Any]:
     """How one repository moved, or would, to the commit under the key ``new``; empty if not at all."""
     was, branch = item.get("was_on_branch") or item.get("on_branch"), item["branch"]
-    if item["before"] == item[new] and not was:
+    submodules = item.get("submodules")
+    if item["before"] == item[new] and not was and not submodules:
         return {}
     change = {"old": item["before"], "new": item[new], "subjects": item["subjects"]}
-    return {**change, "branch": {"old": was, "new": branch}} if was else change
+    if was:
+        change["branch"] = {"old": was, "new": branch}
+    return {**change, "submodules": submodules} if submodules else change
 
 
 def _moves(changes: Mapping[str, Mapping[str, Any]]) -> str:
