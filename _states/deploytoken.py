@@ -20,6 +20,8 @@ These states are for the master (``salt-run state.orchestrate``). Minions do not
 import contextlib
 import copy
 
+import salt.output
+
 try:
     from saltext.deploytoken import cli
 except ImportError:  # a minion, to which this file is synced, and the package not
@@ -234,21 +236,23 @@ def reported(name):
     if deploy is None:
         return _without_request(name)
     page = deploy.report(copy.deepcopy(dict(__running__)))  # frozen, and a copy of it is not
-    if not _shown_by_salt():
+    # A failure here would have the page shown twice: Salt logs the comments of failures as well.
+    row = {"name": name, "result": None if deploy.record.test else True, "comment": page, "changes": {}}
+    if not _shown_by_salt(row):
         with contextlib.suppress(OSError):  # nobody may be there any more
             print(f"\n{page}\n", flush=True)
-    # A failure here would have the page shown twice: Salt logs the comments of failures as well.
-    return {"name": name, "result": None if deploy.record.test else True, "comment": page, "changes": {}}
+    return row
 
 
-def _shown_by_salt():
-    """Whether Salt shows the comment of a state that succeeded and changed nothing (3008.3, output/highstate.py)."""
+def _shown_by_salt(row):
+    """Whether Salt shows the comment of this state: its own outputter is asked, under the settings of this master."""
     if __opts__.get("quiet"):
         return False
     if __opts__.get("output") not in (None, "highstate"):
         return True  # all data
-    hidden = __opts__.get("state_output_diff") or not __opts__.get("state_verbose", True)
-    return not hidden and str(__opts__.get("state_output", "full")).lower().startswith("full")
+    answer = {"master": {"deploytoken_|-report_|-report_|-reported": {**row, "__run_num__": 0}}}
+    shown = salt.output.out_format(answer, "highstate", dict(__opts__))
+    return row["comment"].partition("\n")[0] in (shown or "")
 
 
 def _carry_out(step, name):

@@ -274,7 +274,7 @@ def test_a_deploy_under_the_hold_of_one_that_still_runs_is_refused_and_releases_
     ref = held(site)["ref"]
     answer = deploy(site, target="kingfisher-main", ref=ref)
     assert answer.code == 1, answer
-    assert f"still runs under the hold {ref}" in comment(answer, "token")
+    assert f"another deploy still runs under the hold {ref}" in comment(answer, "token")
     assert held(site)["ref"] == ref
     midway.go()
     assert midway.end(deploying).code == 0

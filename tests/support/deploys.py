@@ -1,4 +1,6 @@
-"""A deploy without Salt: its steps over scripted machines and a real SQLite token."""
+"""A deploy without daemons: its steps over scripted machines and a real SQLite token."""
+
+from salt.config import apply_master_config
 
 from saltext.deploytoken import config
 from saltext.deploytoken.deploy.steps import Deploy
@@ -19,7 +21,12 @@ class Rehearsal:
 
     def __init__(self, folder, test=False, **asked):
         self.place = SqlitePlace(folder)
-        self.opts = {**self.place.options("alice"), "cachedir": str(folder / "cache"), "sock_dir": str(folder)}
+        folders = {
+            "cachedir": str(folder / "cache"),
+            "sock_dir": str(folder),
+            "extension_modules": str(folder / "ext"),
+        }
+        self.opts = apply_master_config({**self.place.options("alice"), **folders})
         self.asked = {"target": "*", "reason": "upgrade", **asked}
         self.machines = Scripted("a", "b")
         self.told = []

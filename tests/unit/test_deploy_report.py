@@ -187,30 +187,6 @@ def state(tmp_path):
     return module
 
 
-@pytest.mark.parametrize(
-    ("options", "printed"),
-    [
-        ({}, False),
-        ({"state_output": "full_id"}, False),
-        ({"state_output": "changes"}, True),
-        ({"state_verbose": False}, True),
-        ({"state_output_diff": True}, True),
-        ({"quiet": True}, True),
-        ({"state_verbose": False, "output": "json"}, False),
-    ],
-    ids=str,
-)
-def test_the_page_is_shown_once_and_hides_no_failure(state, capsys, options, printed):
-    state.__opts__.update(options)
-    capsys.readouterr()
-    ret = state.reported("report")
-    assert ret["comment"].startswith("NOTHING DEPLOYED\n")
-    # Salt logs the comment of a failure as well.
-    assert (ret["result"], ret["changes"]) == (True, {})
-    answer, progress = capsys.readouterr()
-    assert (ret["comment"] in answer, progress) == (printed, "")
-
-
 @pytest.mark.parametrize("asked", [None, "x", {}])
 def test_a_request_that_is_nonsense_still_has_its_page(state, asked):
     state.__pillar__ = {"deploytoken": asked}

@@ -7,6 +7,7 @@ import subprocess
 import pytest
 from salt import payload
 
+from saltext.deploytoken import errors
 from saltext.deploytoken.deploy import jobs
 
 REF, JID, LATER = "f9c2a1b0", "20261122223000123456", "20261122224500123456"
@@ -61,17 +62,26 @@ def test_of_the_jobs_under_one_hold_the_last_one_counts_even_if_the_page_says_no
     assert jobs.find(opts, REF, JID) == jobs.find(opts, REF, None) == {"jid": LATER, "running": True}
 
 
-def test_a_hold_is_taken_up_by_one_job_at_a_time(opts, process):
-    begin(opts, JID, process.pid)
+def test_only_one_deploy_is_at_work_under_a_hold(opts):
+    with jobs.alone(opts["cachedir"], REF):
+        # Threads of one process, too: the reactor runs orchestrations in them.
+        with pytest.raises(errors.Held, match=f"another deploy still runs under the hold {REF}"):
+            jobs.alone(opts["cachedir"], REF).__enter__()
+        with jobs.alone(opts["cachedir"], "0badc0de"):
+            pass
+    with jobs.alone(opts["cachedir"], REF):
+        pass
+    jobs.forget(opts["cachedir"], REF)
+    assert not list((jobs.Path(opts["cachedir"]) / "deploytoken").glob(f"{REF}*"))
+
+
+def test_a_process_that_goes_on_after_its_job_is_no_job(opts):
+    """As that of the reactor."""
+    kept = begin(opts, JID, os.getpid())
     jobs.note(opts["cachedir"], REF, JID)
-    begin(opts, LATER, os.getpid())
-    assert jobs.take_up(opts, REF, JID, LATER) == JID
-    process.kill()
-    process.wait()
-    assert jobs.take_up(opts, REF, JID, LATER) is None
-    assert jobs.find(opts, REF, JID) == {"jid": LATER, "running": True}
-    # Its own second look is no other job.
-    assert jobs.take_up(opts, REF, JID, LATER) is None
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": True}
+    kept.unlink()
+    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
 
 
 def test_where_no_process_can_be_seen_nobody_says_that_a_job_has_ended(opts, process, monkeypatch):

@@ -8,21 +8,19 @@ a note of its own, of the last hold that was taken for a job here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import salt.payload
 import salt.utils.jid
 
-from saltext.deploytoken import files
+from saltext.deploytoken import errors, files
 
 log = logging.getLogger(__name__)
-
-#: Seconds to wait for another process that takes up a hold at this moment.
-PATIENCE = 10
 
 
 def orchestration(cachedir: str) -> str | None:
@@ -63,23 +61,37 @@ def find(opts: Mapping[str, Any], ref: str | None, jid: str | None) -> dict[str,
         return {"jid": jid, "running": _runs(opts, jid)} if jid else None
     # Without /proc, as on a Mac, no process can be told from another.
     running = _process(noted["process"].get("pid")) == noted["process"] if _process(os.getpid()) else None
-    return {"jid": noted["jid"], "running": running}
+    # The process of a reactor goes on after its jobs.
+    there = (Path(opts["cachedir"]) / "proc" / noted["jid"]).exists()
+    return {"jid": noted["jid"], "running": running and there}
 
 
-def take_up(opts: Mapping[str, Any], ref: str, taken_by: str | None, jid: str | None) -> str | None:
+@contextlib.contextmanager
+def alone(cachedir: str, ref: str) -> Iterator[None]:
     """
-    Note that the job ``jid`` goes on under the hold ``ref``, unless another job still runs under it here: return that.
+    Be the only deploy at work under the hold ``ref`` on this master while the block runs.
 
-    ``taken_by``
-        The job that the page names.
+    The first of two to end would release the token over the other. A lock ends with its process, and of several
+    threads of one, as in the reactor, each has its own.
+
+    :raises errors.Held: another one is at work.
     """
-    with files.locked(files.folder(opts["cachedir"]) / "job.lock", PATIENCE):
-        found = find(opts, ref, taken_by)
-        if found and found["running"] and found["jid"] != jid:
-            return str(found["jid"])
-        if jid:
-            note(opts["cachedir"], ref, jid)
-        return None
+    path = _lock(cachedir, ref)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(files.locked(path, 0))
+        except TimeoutError:
+            raise errors.Held(
+                f"another deploy still runs under the hold {ref}: wait until it has ended (`salt-run"
+                " deploytoken.status` shows its job)"
+            ) from None
+        yield
+
+
+def forget(cachedir: str, ref: str) -> None:
+    """Remove what :func:`alone` leaves of a hold; it must be over."""
+    with contextlib.suppress(OSError):
+        _lock(cachedir, ref).unlink()
 
 
 def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
@@ -134,6 +146,10 @@ def _noted(cachedir: str) -> dict[str, Any]:
     found = files.read_json(_path(cachedir))
     whole = isinstance(found.get("jid"), str) and isinstance(found.get("process"), dict)
     return found if whole else {}
+
+
+def _lock(cachedir: str, ref: str) -> Path:
+    return files.folder(cachedir) / f"{ref}.lock"
 
 
 def _path(cachedir: str) -> Path:

@@ -8,6 +8,7 @@ have done anything.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -21,7 +22,7 @@ from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, re
 from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.release import release
 from saltext.deploytoken.deploy.request import Request
-from saltext.deploytoken.machines import reboots, states
+from saltext.deploytoken.machines import reboots, states, targets
 from saltext.deploytoken.machines.base import Machines, Tell
 from saltext.deploytoken.token import Token, claim
 
@@ -66,6 +67,8 @@ class Deploy:
         beside: Sequence[str] | None = None,
     ):
         self._beside = beside
+        #: Open while this is the only deploy at work under its hold.
+        self._alone = contextlib.ExitStack()
         self._opts = opts
         self._functions = functions
         self._asked = asked
@@ -115,6 +118,8 @@ class Deploy:
             )
         if checked.name is None and self._config.name is not None:
             page.check_name(self._config.name, "deploytoken.name", rules.nobody)
+        if not checked.ssh and checked.target_type not in ("list", "range"):
+            targets.read(checked.target, checked.target_type, self._opts.get("nodegroups"), "deploytoken.target")
         self.record.request, self.record.consent = checked, checked.consent
         self.record.ref = checked.ref or self.record.ref
         target = checked.target if isinstance(checked.target, str) else ", ".join(checked.target)
@@ -168,22 +173,21 @@ class Deploy:
         with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
             if self.record.test:
                 return self._dry_run(token)
-            jid = self.record.jid
-            if self.record.resumed:
-                self._take_up(token, jid)
+            self._alone.enter_context(jobs.alone(self._opts["cachedir"], ref))
             self._tell_at_exit(
                 f"The deploy token may be held (ref {ref}): `salt-run deploytoken.status` tells whether the deploy was"
                 " ended before or after it was taken."
             )
             try:
                 answer = token.acquire(
-                    asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait, jid=jid
+                    asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait, jid=self.record.jid
                 )
             except (errors.Error, KeyboardInterrupt, SystemExit):
                 atexit.unregister(_say)
+                self._alone.close()
                 raise
-        if jid:
-            jobs.note(self._opts["cachedir"], ref, jid)
+        if self.record.jid:
+            jobs.note(self._opts["cachedir"], ref, self.record.jid)
         self.record.held = True
         self._tell_at_exit(f"The deploy token stays held (ref {ref}): the deploy was ended in the middle.")
         comment = f"{answer['held_by']} holds the deploy token (ref {ref})"
@@ -336,6 +340,9 @@ class Deploy:
         finally:
             # From here on, this comment has the words.
             atexit.unregister(_say)
+            self._alone.close()
+            if not found.held:
+                jobs.forget(self._opts["cachedir"], found.ref)
 
     def report(self, running: Mapping[str, Any]) -> str:
         """Return the page about the deploy; ``running`` has Salt's returns of all states so far."""
@@ -375,17 +382,6 @@ class Deploy:
         """Note who agreed to the interruption of what."""
         if agreed := answer.agreed:
             self.record.consents.update({one["id"]: (agreed.by(one), one) for one in answer.covered})
-
-    def _take_up(self, token: Token, jid: str | None) -> None:
-        """Have no other deploy at work under this hold: the first to end would release the token over the other."""
-        ref, status = self.record.ref, token.status()
-        if status["ref"] == ref:
-            other = jobs.take_up(self._opts, ref, (status["job"] or {}).get("jid"), jid)
-            if other:
-                raise errors.Held(
-                    f"the job {other} still runs under the hold {ref}: wait until it has ended"
-                    " (`salt-run deploytoken.status` shows it)"
-                )
 
     def _dry_run(self, token: Token) -> Outcome:
         """What taking the token would come to."""
