@@ -16,6 +16,8 @@ import shlex
 from saltext.deploytoken import cli, errors, machines, values
 from saltext.deploytoken.busy import consent as agreement
 
+__outputter__ = {"check": "busy", "wait": "busy"}
+
 
 @cli.command
 def check(target=None, target_type="glob", consent=None, timeout=None, ssh=False):
@@ -79,7 +81,7 @@ def check(target=None, target_type="glob", consent=None, timeout=None, ssh=False
     seconds = None if timeout is None else values.positive_duration(timeout, "timeout")
     with _explained(check, target, target_type=target_type, timeout=timeout, ssh=ssh):
         found = verdict.look(reached, _target(target, target_type), target_type, seconds)
-        return {**verdict.judge(found, agreed).data(), **_table()}
+        return verdict.judge(found, agreed).data()
 
 
 @cli.command
@@ -126,7 +128,7 @@ def wait(
     asked = {"timeout": timeout, "interval": interval, "settle": settle, "stuck": stuck}
     with _explained(wait, target, target_type=target_type, **asked, ssh=ssh):
         found, waited = waiting.wait(lambda: verdict.look(reached, target, target_type), agreed, times, cli.say)
-        return {**found.data(), "waited": int(waited), **_table()}
+        return {**found.data(), "waited": int(waited)}
 
 
 def _target(target, target_type):
@@ -136,14 +138,13 @@ def _target(target, target_type):
 
 @contextlib.contextmanager
 def _explained(function, target, **given):
-    """Have a refusal printed as a table, too, with the command that goes on if those who are to be asked agree."""
+    """Have a refusal come with the command that goes on if those who are to be asked agree."""
     try:
         yield
     except errors.Busy as refusal:
         found = refusal.details
         command = _command(function, target, given, found["consent"]) if found["consent"] else None
         found["next"] = command and [agreement.condition(found["blockers"]), command]
-        found.update(_table())
         raise
 
 
@@ -156,8 +157,3 @@ def _command(function, target, given, consent):
     words["consent"] = json.dumps(consent, ensure_ascii=False)
     shown = [f"{key}={shlex.quote(str(value))}" for key, value in words.items()]
     return " ".join(["salt-run", f"busy.{function.__name__}", *shown])
-
-
-def _table():
-    # Salt prints with the outputter that a return names; a person who asks for another one has no use for the name.
-    return {} if __opts__.get("output") else {"outputter": "busy"}
