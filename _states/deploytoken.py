@@ -95,8 +95,8 @@ def idle(name):
         For people; nothing depends on it.
 
     With ``wait_idle`` in the request, waits so long for it, unless the token is held already. There are never changes.
-    The return has ``expected`` (the minions that the target means) and ``consented`` (``by``, and ``to``: the blockers
-    that the consent covers).
+    The return has ``expected`` (the minions that the target means) and ``consented`` (a list of ``by``, and ``to``:
+    the blockers that this person's consent covers).
     """
     return _carry_out("idle", name)
 

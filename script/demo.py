@@ -438,15 +438,17 @@ class Demo:
     def deployed(self):
         self.title("The deploy, from the repositories to the History")
         self.tell(
-            """The same command again. Nothing runs and the token is free, so it updates the repositories, asks the
-            minions whether they are busy, takes the token, asks again, runs the highstate through the gate, and gives
-            the token back. Its last step is a page to read and to paste."""
+            """The same command again. Nothing runs and the token is free, so it fetches, asks the minions whether they
+            are busy, takes the token, brings the repositories up to date, asks again, runs the highstate through the
+            gate, and gives the token back. Its last step is a page to read and to paste."""
         )
         self.run(f"{self.DEPLOY} --state-output=full", says=["Failed: 0", "DEPLOYED", "1 changed"], watch=True)
         self.check(self.version() == 2, "the minion has version 2")
         page = self.page()
         self.check("Held by: nobody" in page, "the token is free again")
-        self.check("Alice: publish version 2 (ref" in page, "the History has an entry for Alice")
+        self.check(
+            "Alice: publish version 2; from states " in page, "the History has an entry for Alice, with the commits"
+        )
         if page != self.shown:
             self.show_page()
 

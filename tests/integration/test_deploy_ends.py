@@ -1,6 +1,7 @@
 """However a deploy ends: the token, the History, the exit code and the message agree on what happened."""
 
 import os
+import shutil
 import signal
 import subprocess
 
@@ -267,6 +268,68 @@ def test_repositories_are_updated_or_stop_the_deploy(site, redmine, repository, 
     assert "Updated: states" in report(answer)
     assert "DEPLOYED" in report(answer)
     assert f"from states {git(repository, 'rev-parse', 'HEAD')[:8]}" in entries(site, redmine)[0]
+
+
+LATE = """
+def probe():
+    return {"blockers": [{"id": "import", "what": "import of Ana", "ask": "Ana"}] * %d, "unknowns": [], "info": []}
+"""
+
+
+@pytest.fixture
+def served(site, tmp_path):
+    """``served(name, text)``: push a file of the states or of the pillar, both of which are repositories now."""
+    works = {}
+    for folder in (site.states, site.pillar):
+        remote, work = tmp_path / f"{folder.name}.git", tmp_path / f"{folder.name}-work"
+        git(folder, "init", "--quiet")
+        git(folder, "add", "--all")
+        git(folder, "commit", "-qm", "Begin")
+        git(tmp_path, "clone", "--quiet", "--bare", folder, remote)
+        git(folder, "remote", "add", "origin", remote)
+        git(tmp_path, "clone", "--quiet", remote, work)
+        works[folder.name] = work
+
+    def push(name, text):
+        work = works[name.partition("/")[0]]
+        path = work / name.partition("/")[2]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        git(work, "add", "--all")
+        git(work, "commit", "-qm", f"Change {name}")
+        git(work, "push", "--quiet")
+
+    yield push
+    for folder in (site.states, site.pillar):
+        shutil.rmtree(folder / ".git")
+    shutil.rmtree(site.states / "tree", ignore_errors=True)
+    (site.states / "_modules" / "late.py").unlink(missing_ok=True)
+    site.salt("*", "saltutil.sync_modules")
+
+
+def test_what_the_update_brings_counts_at_once_a_new_probe_and_a_new_file_alike(site, redmine, served, tmp_path):
+    paths = [str(site.states), str(site.pillar)]
+    config = variant(site, tmp_path / "etc", deploytoken={**site.token, "repositories": paths})
+    site.sls("tree", {"tree": {"file.recurse": [{"name": str(tmp_path / "tree")}, {"source": "salt://tree"}]}})
+    git(site.states, "add", "--all")
+    git(site.states, "commit", "-qm", "Add the tree")
+    git(site.states, "push", "--quiet", "origin", "HEAD")
+    git(tmp_path / "states-work", "pull", "--quiet")
+
+    # A check that nobody has heard of yet blocks this very deploy.
+    served("states/tree/new", "new")
+    served("states/_modules/late.py", LATE % 1)
+    served("pillar/test.sls", "busy:\n  late: {}\n")
+    answer = deploy(config, sls="tree")
+    assert answer.code == 1, answer
+    assert (results(answer)["idle"], results(answer)["update"], results(answer)["still idle"]) == (True, True, False)
+    assert "import of Ana" in comment(answer, "still idle")
+    assert "nothing deployed" in entries(site, redmine)[0]
+
+    served("states/_modules/late.py", LATE % 0)
+    answer = deploy(config, sls="tree", consent="Ana")
+    assert answer.code == 0, answer
+    assert (tmp_path / "tree" / "new").read_text() == "new"
 
 
 def test_a_deploy_under_the_hold_of_one_that_still_runs_is_refused_and_releases_nothing(site, midway):

@@ -166,6 +166,14 @@ def test_no_words_of_a_machine_s_keep_the_token_held(rehearse, words):
     assert len(found) < 600
 
 
+def test_a_machine_on_which_other_states_run_keeps_the_token_held(rehearse):
+    deploy = rehearse(on_failure="release")
+    since = "was started at 2026, Nov 30 09:15:00.1 with jid 20261130091500123456"
+    words = f'The function "state.highstate" is running as PID 4711 and {since}'
+    deploy.machines.returns["b"] = {"ret": [words], "retcode": 1}
+    assert "salt -L b state.running" in kept(deploy)
+
+
 def test_no_words_of_a_session_to_whose_interruption_somebody_agreed_keep_the_token_held(rehearse):
     deploy = rehearse(consent="Jane Doe")
     deploy.machines.busy["a"] = busy("a", what="it was taken  over by Bob, held  by: him")
