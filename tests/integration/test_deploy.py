@@ -178,6 +178,8 @@ def test_a_target_that_matches_nobody_stops_the_deploy(site, redmine):
         ({"target": "docs", "reason": "x", "on_failure": "ignore"}, "deploytoken.on_failure"),
         ({"target": "docs", "reason": "x", "ref": 12345678.0}, "deploytoken.ref"),
         ({"target": {"a": 1}, "reason": "x"}, "deploytoken.target"),
+        ({"target": "web1,db9", "reason": "x"}, "deploytoken.target"),
+        ({"target": "docs", "reason": "x", "function": "state.apply"}, "deploytoken.function"),
     ],
 )
 def test_a_request_that_is_not_clear_is_refused_by_name(master_config, request_, words):
@@ -186,6 +188,14 @@ def test_a_request_that_is_not_clear_is_refused_by_name(master_config, request_,
     assert answer.code == 1
     assert results(answer) == {**dict.fromkeys(STEPS, False), "report": True}, answer
     assert words in comment(answer, "request")
+
+
+def test_pillar_that_no_server_would_see_is_refused_by_name(master_config):
+    config = master_config({"store": "sqlite:////nonexistent/token.db"})
+    pillar = {"deploytoken": {"target": "docs", "reason": "x"}, "app": {"version": 2}}
+    answer = config.run("state.orchestrate", "deploytoken.deploy", pillar=pillar)
+    assert answer.code == 1
+    assert comment(answer, "request").startswith("app: stands beside deploytoken"), answer
 
 
 def test_without_any_request_the_orchestration_says_what_it_wants(master_config):

@@ -113,6 +113,11 @@ def test_a_deploy_that_began_nowhere_says_how_to_run_again():
     assert json.loads(again[-1].removeprefix("pillar=")) == {"deploytoken": asked}
 
 
+def test_a_step_that_did_not_run_is_no_failure_of_its_own_whatever_salt_says_of_it(record):
+    running = {**row("idle", False, "spider runs"), **row("token", False, "One or more requisite failed: x")}
+    assert "\ntoken  not run\n" in report.page(running, record)
+
+
 def test_a_step_that_has_its_own_way_on_shows_that_and_no_other():
     record = Record(DEPLOY, test=False, ref=REF, request=Request(**DEPLOY))
     page = report.page(row("idle", False, "spider runs\nIf Jane agrees, run:\n  salt-run x"), record)

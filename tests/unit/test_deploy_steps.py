@@ -145,6 +145,56 @@ def test_before_each_later_batch_its_machines_are_asked_again(rehearse):
     assert deploy.status["ref"] == deploy.record.ref
 
 
+def test_a_run_that_would_take_this_extension_off_a_machine_stops_before_the_token(rehearse):
+    deploy = rehearse(saltenv="dev")
+    deploy.machines.ill = {"a": {"keeps": False, "why": "x would be removed."}, "b": {"keeps": True, "why": "fine"}}
+    ret = deploy.run()
+    assert (ret["result"], ret["reason"]) == (False, "invalid")
+    assert ret["comment"] == "deploytoken.saltenv: a says: x would be removed."
+    assert deploy.status["held_by"] is None
+
+
+def test_a_key_beside_the_request_is_refused_by_name(rehearse):
+    deploy = rehearse()
+    deploy.deploy._beside = ["app", "db"]
+    assert deploy.run()["comment"].startswith("app, db: stands beside deploytoken in the orchestration's pillar")
+
+
+def test_a_function_is_run_in_the_place_of_states(rehearse):
+    deploy = rehearse(function={"name": "service.restart", "arg": ["nginx"]})
+    deploy.machines.returns = {"a": {"ret": True, "retcode": 0}, "b": {"ret": False, "retcode": 0}}
+    deploy.run(until="rebooted")
+    assert deploy.machines.asked[-1] == (["a", "b"], "service.restart", {})
+    assert deploy.returns["applied"]["failed"] == ["b"]
+
+
+def test_a_function_is_not_run_in_a_test(rehearse):
+    deploy = rehearse(test=True, function="pkg.upgrade")
+    for step in STEPS:
+        deploy.step(step)
+    assert deploy.returns["applied"]["comment"] == "pkg.upgrade would be run; what it would change cannot be told"
+    assert all(fun == "glob" for _, fun, *_ in deploy.machines.asked)
+
+
+def test_those_that_need_it_after_the_states_are_rebooted(rehearse, monkeypatch):
+    deploy = rehearse(reboot="required", reboot_timeout=1)
+    answers = [([], {}), (["b"], {})]
+    monkeypatch.setattr("saltext.deploytoken.machines.reboots.required", lambda *_: answers.pop(0))
+    deploy.run()
+    assert (deploy.machines.ordered, deploy.record.reboots.order) == (["b"], ["b"])
+
+
+def test_a_machine_that_cannot_tell_whether_it_needs_a_reboot_stops_the_deploy_before_the_states(
+    rehearse, monkeypatch
+):
+    deploy = rehearse(reboot="required")
+    unknown = ([], {"a": "cannot tell whether it needs a reboot: x"})
+    monkeypatch.setattr("saltext.deploytoken.machines.reboots.required", lambda *_: unknown)
+    deploy.run()
+    assert deploy.returns["noted"]["comment"] == "a cannot tell whether it needs a reboot: x"
+    assert "nothing deployed" in deploy.entries[0]
+
+
 def test_without_a_busy_check_nothing_is_deployed_or_noted(rehearse):
     deploy = rehearse()
     deploy.step("requested")

@@ -48,7 +48,12 @@ def page(running: Mapping[str, Row], record: Record) -> str:
 
 def _cause(rows: Sequence[Row]) -> Row | None:
     """The first step that failed, or None: those after it may have failed because of it."""
-    return next((row for row in rows if row.get("result") is False and row.get("__state_ran__", True)), None)
+    return next((row for row in rows if row.get("result") is False and _ran(row)), None)
+
+
+def _ran(row: Row) -> bool:
+    """Whether a step ran. Of one that did not, 3006.29 has the comment alone, and 3008.3 says so."""
+    return row.get("__state_ran__", True) is True and not str(row.get("comment")).startswith("One or more requisite")
 
 
 def _headline(rows: Sequence[Row], record: Record) -> str:
@@ -81,7 +86,7 @@ def _about(record: Record) -> list[str]:
 
 def _step(row: Row) -> tuple[str, str, str]:
     """A step's end in a word, its time, and its comment in short."""
-    if not row.get("__state_ran__", True):
+    if not _ran(row):
         return "not run", "", ""
     word = {True: "ok", None: "test"}.get(row.get("result"), "FAILED")
     comment = text.first_line(row.get("comment"), limit=10_000)

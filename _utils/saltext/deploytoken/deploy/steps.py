@@ -118,7 +118,7 @@ class Deploy:
             )
         if checked.name is None and self._config.name is not None:
             page.check_name(self._config.name, "deploytoken.name", rules.nobody)
-        if not checked.ssh and checked.target_type not in ("list", "range"):
+        if isinstance(checked.target, str) and checked.target_type not in ("list", "range") and not checked.ssh:
             targets.read(checked.target, checked.target_type, self._opts.get("nodegroups"), "deploytoken.target")
         self.record.request, self.record.consent = checked, checked.consent
         self.record.ref = checked.ref or self.record.ref
