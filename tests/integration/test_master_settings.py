@@ -32,7 +32,7 @@ SETTINGS = [
 
 def page(answer):
     """The page of a deploy, but for what differs from one to the next."""
-    return re.sub(r"\d+\.\d s|ref\s+[0-9a-f]{8}|\d{4}-\d\d-\d\d \d\d:\d\d", "…", comment(answer, "report"))
+    return re.sub(r"\d+\.\d s|ref\s+[0-9a-f]{8}|\d{4}-\d\d-\d\d \d\d:\d\d|\d{20}", "…", comment(answer, "report"))
 
 
 @pytest.fixture
