@@ -140,7 +140,7 @@ def test_before_each_later_batch_its_machines_are_asked_again(rehearse):
     ret = deploy.returns["applied"]
     assert (ret["result"], ret["reason"], ret["not_started"]) == (False, "busy", ["b"])
     assert ret["comment"].startswith("1 thing running: spider on b")
-    assert deploy.record.looks == ["before the token", "after the update", "before b"]
+    assert deploy.record.looks == ["before the token", "after the update", "before batch 2"]
     deploy.step("released")
     assert deploy.status["ref"] == deploy.record.ref
 

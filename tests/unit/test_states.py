@@ -306,6 +306,7 @@ def test_a_test_needs_no_token():
     minions = Minions()
     minions.apply(["a", "b"], test=True)
     assert minions.record == ["a", "b"]
+    assert minions.told[1] == "a: done in 0 s, 1 would change"
 
 
 def test_a_publish_that_raises_leaves_behind_which_machines_may_run_their_states():

@@ -1,15 +1,16 @@
 """
 One deploy, from the request to the page at its end.
 
-===========  =================================================================================
-``request``  what a person asks for, checked as a whole
-``record``   what one step learns for the next
-``steps``    the steps, in the order of ``deploytoken/deploy.sls``
-``allowed``  whether states and reboots may go on at this moment
-``ending``   release or keep the token, and the commands that go on
-``release``  one release with everything that its History entry tells
-``report``   the page at the end
-``serving``  what Salt serves once the repositories have moved
-``jobs``     which job a hold was taken for, and whether it still runs
-===========  =================================================================================
+=============  =================================================================================
+``request``    what a person asks for, checked as a whole
+``overrides``  what stands beside that in the orchestration's pillar
+``record``     what one step learns for the next
+``steps``      the steps, in the order of ``deploytoken/deploy.sls``
+``allowed``    whether states and reboots may go on at this moment
+``ending``     release or keep the token, and the commands that go on
+``release``    one release with everything that its History entry tells
+``report``     the page at the end
+``serving``    what Salt serves once the repositories have moved
+``jobs``       which job a hold was taken for, and whether it still runs
+=============  =================================================================================
 """

@@ -257,14 +257,14 @@ class Deploy:
             return Outcome(None, asked.task.untold)
         # Before anything begins: whatever happens from here on, it is known how far it came.
         found.applied = applied = states.Applied(found.expected, asked.task)
-        groups = asked.batch.split(found.expected) if asked.batch else [found.expected]
+        groups = [list(ids) for ids in asked.batch.split(found.expected)] if asked.batch else [found.expected]
         again = allowed.batch(self._config, self._machines, found.ref, found.consent, self._remember)
 
         def allow(ids: Sequence[str]) -> None:
-            if ids == list(groups[0]):  # the step before has just asked whether they are idle
+            if ids == groups[0]:  # the step before has just asked whether they are idle
                 allowed.require_held(self._config, found.ref)
                 return
-            found.looks.append(f"before {', '.join(ids)}")
+            found.looks.append(f"before batch {groups.index(list(ids)) + 1}")
             again(ids)
 
         fun, arg, kwarg = asked.task.call(found.ref, found.test)
@@ -289,8 +289,10 @@ class Deploy:
         if failure:
             return Outcome(False, str(failure), changes, applied.data(), failure.reason)
         words = "would change" if found.test else "changed"
-        counts = {minion: len(summary.changed) for minion, summary in sorted(applied.minions.items())}
-        comment = "; ".join(f"{minion}: {f'{n} {words}' if n else 'no changes'}" for minion, n in counts.items())
+        comment = "; ".join(
+            f"{minion}: {summary.answer or (f'{len(summary.changed)} {words}' if summary.changed else 'no changes')}"
+            for minion, summary in sorted(applied.minions.items())
+        )
         return Outcome(None if found.test and shown else True, comment, changes, applied.data())
 
     def rebooted(self) -> Outcome:
@@ -310,7 +312,8 @@ class Deploy:
                 if asked.reboot == request.REQUIRED:
                     found.order = self._required(sorted(found.before))
                     found.left = list(found.order)
-                comment = self._reboot(notes, boots) if found.order else "All answer"
+                nobody = "All answer; nobody needs a reboot" if asked.reboot else "All answer"
+                comment = self._reboot(notes, boots) if found.order else nobody
             result = True
         except errors.Error as error:
             comment, reason = str(error), error.reason

@@ -223,11 +223,15 @@ class Summary:
     jid: str | None = None
 
     def __str__(self) -> str:
+        return self.words()
+
+    def words(self, changed: str = "changed") -> str:
+        """Return how it ended, in a few words; in a test, states ``would change``."""
         if not self.result:
             first, *more = self.failed
             return f"FAILED: {first}" + (f" (and {len(more)} more)" if more else "")
-        changed = f"{len(self.changed)} changed" if self.changed else "no changes"
-        return f"done in {self.seconds:.0f} s, {self.answer or changed}"
+        what = self.answer or (f"{len(self.changed)} {changed}" if self.changed else "no changes")
+        return f"done in {self.seconds:.0f} s, {what}"
 
     @property
     def may_go_on(self) -> bool:
@@ -316,7 +320,7 @@ def apply(
         summary = dataclasses.replace(summary, seconds=round(time.monotonic() - began, 1))
         applied.minions[minion] = summary
         applied.returns[minion] = answer.get("ret") if answer is not None else why
-        tell(f"{minion}: {summary}")
+        tell(f"{minion}: {summary.words('would change' if test else 'changed')}")
 
     try:
         for number, group in enumerate(groups, 1):
