@@ -19,6 +19,7 @@ These states are for the master (``salt-run state.orchestrate``). Minions do not
 
 import contextlib
 import copy
+import logging
 
 import salt.output
 
@@ -26,6 +27,8 @@ try:
     from saltext.deploytoken import cli
 except ImportError:  # a minion, to which this file is synced, and the package not
     cli = None
+
+log = logging.getLogger(__name__)
 
 # The states of one orchestration share __context__ (3006.29 and 3008.3).
 _DEPLOY = "deploytoken.deploy"
@@ -251,7 +254,11 @@ def _shown_by_salt(row):
     if __opts__.get("output") not in (None, "highstate"):
         return True  # all data
     answer = {"master": {"deploytoken_|-report_|-report_|-reported": {**row, "__run_num__": 0}}}
-    shown = salt.output.out_format(answer, "highstate", dict(__opts__))
+    try:
+        shown = salt.output.out_format(answer, "highstate", dict(__opts__))
+    except Exception:  # whatever Salt trips over there, twice is better than never
+        log.debug("Salt cannot be asked what it shows", exc_info=True)
+        return False
     return row["comment"].partition("\n")[0] in (shown or "")
 
 

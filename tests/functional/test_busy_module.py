@@ -315,8 +315,6 @@ def job(tmp_path):
         ("test.ping", {}, None, None),
         ("state.show_highstate", {}, None, None),
         (["state.show_sls", "state.sls_exists"], {}, None, None),
-        # Another process has the id of a job that was killed.
-        ("state.highstate", {"pid": 1}, None, None),
     ],
 )
 def test_a_job_of_a_minion_blocks_if_it_applies_states_and_says_for_whom(check, job, fun, more, what, user):
@@ -326,6 +324,15 @@ def test_a_job_of_a_minion_blocks_if_it_applies_states_and_says_for_whom(check, 
     assert [(one["what"], one["user"]) for one in answer["blockers"]] == ([(what, user)] if what else [])
     assert "hunter2" not in json.dumps(answer)
     assert [one["since"] for one in answer["blockers"] if more.get("jid") != "req"] in ([], ["2026-11-30T09:30:00Z"])
+
+
+def test_a_job_whose_id_another_process_has_now_runs_no_more(check, job, tmp_path):
+    other = process.start(["sleep", "7777"], tmp_path / "log")
+    try:
+        job(pid=other.pid)
+        assert check()[0]["idle"] is True
+    finally:
+        process.end(other)
 
 
 def test_a_job_whose_id_a_thread_of_salt_has_now_runs_no_more(check, job):

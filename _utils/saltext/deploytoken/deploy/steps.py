@@ -148,10 +148,7 @@ class Deploy:
                 times = waiting.Times(limit=asked.wait_idle)
                 answer, _ = waiting.wait(look, found.consent, times, self._tell)
             else:
-                seen = look()
-                # A bare name agrees to what was found when it was given, and not to what begins later.
-                found.consent = consent.frozen(found.consent, seen.blockers)
-                answer = verdict.judge(seen, found.consent)
+                answer = verdict.judge(look(), found.consent)
         except errors.Busy as refused:
             # In a test, the steps that follow say what they would do there.
             found.expected = [one for one in refused.details["expected"] if one not in refused.details["failed"]]
@@ -160,7 +157,9 @@ class Deploy:
                 again = request.command({**found.asked, "consent": asking})
                 comment += f"\n{consent.condition(refused.details['blockers'])}, run:\n  {again}"
             return Outcome(False, comment, data={"expected": refused.details["expected"]}, reason=refused.reason)
-        found.expected, found.boots, found.consent = answer.found.expected, answer.boots, answer.agreed
+        found.expected, found.boots = answer.found.expected, answer.boots
+        # A bare name agrees to what was found when it was given, and not to what begins later.
+        found.consent = answer.agreed
         if asked.task.saltenv and not asked.ssh and "updated" not in found.steps:
             self._require_kept()
         self._remember(answer)

@@ -31,9 +31,11 @@ BOOT_ID = "/proc/sys/kernel/random/boot_id"
 #: Where systemd says that a shutdown is to come, as after ``shutdown -r +1``.
 SCHEDULED = "/run/systemd/shutdown/scheduled"
 
-#: The file that says that a machine needs a reboot, and the packages that write it on Debian and Ubuntu. Without any
-#: of them, nothing writes it for a new kernel (measured on Debian 12).
+#: The file that says that a machine needs a reboot.
 REQUIRED = "/var/run/reboot-required"
+
+#: The packages that write it on Debian and Ubuntu. Without any of them, nothing writes it for a new kernel (measured
+#: on Debian 12).
 WRITERS = ("unattended-upgrades", "update-notifier-common", "reboot-notifier")
 
 #: What says it on Red Hat's systems: ends with 1 if a reboot is needed, but also on an error of its own.
