@@ -144,3 +144,13 @@ def test_a_gate_is_well_where_all_of_it_is_in_place_and_told_from_none_and_from_
     assert "no live deploy token" in found["live token"][1]
     assert "restart the master" in found["live token"][1]
     assert said({"web1": report({})})["live token"][0] is False
+
+
+@pytest.mark.parametrize(
+    "answer", [{"files": {}}, {"gate": {}, "files": None}, {}, None, [], "no such function"], ids=repr
+)
+def test_a_minion_that_answers_something_else_is_named_and_ends_nothing(answer):
+    reports, failed = minions.understand({"web1": {"ret": answer, "retcode": 0}})
+    found = {check.name: check for check in minions.judge(reports, failed, {})}
+    assert found["minions"].ok is False
+    assert found["minions"].text.startswith("web1 says: ")

@@ -40,20 +40,26 @@ def checks(opts: Mapping[str, Any], own: Mapping[str, str | None] | None) -> Ite
         yield Check("minions", None, "no minion's key is accepted; `salt-key --list all` shows them")
         return
     timeout = min(TIMEOUT, reached.patience)
-    reports, failed = {}, {}
     returns = reached.collect_returns(ids, "deploysetup.report", timeout=timeout)
-    for minion, answer in returns.items():
-        if isinstance(answer["ret"], dict):
-            reports[minion] = answer["ret"]
-        else:
-            failed[minion] = text.last_line(answer["ret"]) or "answered nothing to use"
     if silent := [minion for minion in ids if minion not in returns]:
         yield Check(
             "silent minions",
             None,
             f"{', '.join(silent)} did not answer within {timeout:g} seconds (is it up? salt-run manage.status)",
         )
-    yield from judge(reports, failed, own or {})
+    yield from judge(*understand(returns), own or {})
+
+
+def understand(returns: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """Return what ``deploysetup.report`` says on each minion, and ``{id: why}`` of those that answer anything else."""
+    reports, failed = {}, {}
+    for minion, answer in returns.items():
+        report = answer["ret"]
+        if isinstance(report, dict) and all(isinstance(report.get(part), dict) for part in ("files", "gate")):
+            reports[minion] = report
+        else:
+            failed[minion] = text.last_line(report) or "nothing"
+    return reports, failed
 
 
 def judge(
