@@ -87,6 +87,18 @@ def words(value: Any, key: str) -> list[str]:
     return [str(item).strip() for item in value if str(item).strip()]
 
 
+def names(value: Any, key: str) -> list[str]:
+    """
+    Return :func:`words` of which there is at least one.
+
+    :raises errors.Invalid: with ``key`` in the message.
+    """
+    found = words(value, key)
+    if not found:
+        raise errors.Invalid(f"{key}: needed, as one name or a list of names")
+    return found
+
+
 def duration(value: Any, key: str) -> float:
     """
     Return the seconds of ``90``, ``"90"``, ``"45s"``, ``"1.5m"``, ``"2h"``, ``"1d"`` or ``"1w"``, up to a year.

@@ -88,7 +88,7 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
         if name in found and not found.get("reboot"):
             raise errors.Invalid(f"{KEY}.{name}: means nothing without {KEY}.reboot")
     parsers: dict[str, Callable[[Any, str], Any]] = {
-        "target": _ids if listed else values.text,
+        "target": values.names if listed else values.text,
         "reason": lambda value, key: page.check_reason(values.text(value, key), key),
         "target_type": values.text,
         "consent": consent.parse,
@@ -97,7 +97,9 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
         "name": lambda value, key: page.check_name(values.text(value, key), key, nobody),
         "wait": values.duration,
         "wait_idle": values.duration,
-        "reboot": lambda value, key: value if isinstance(value, bool) or value == REQUIRED else _ids(value, key),
+        "reboot": lambda value, key: (
+            value if isinstance(value, bool) or value == REQUIRED else values.names(value, key)
+        ),
         "reboot_batch": lambda value, key: values.number(value, key, 1000),
         "reboot_pause": values.duration,
         "reboot_timeout": values.positive_duration,
@@ -115,13 +117,6 @@ def command(raw: Mapping[str, Any]) -> str:
     # Escaped, a character beyond 16 bits would be two, which YAML takes for nonsense.
     asked = json.dumps({KEY: dict(raw)}, ensure_ascii=False)
     return f"salt-run state.orchestrate deploytoken.deploy pillar={shlex.quote(asked)}"
-
-
-def _ids(value: Any, key: str) -> list[str]:
-    found = values.words(value, key)
-    if not found:
-        raise errors.Invalid(f"{key}: needed, as one name or a list of names")
-    return found
 
 
 def _on_failure(value: Any, key: str) -> str:

@@ -166,13 +166,6 @@ def function(value: Any, key: str, name: str = "name") -> Function:
     return Function(fun, tuple(positional), dict(kwarg))
 
 
-def _sls(value: Any, key: str) -> list[str]:
-    found = values.words(value, key)
-    if not found:
-        raise errors.Invalid(f"{key}: needed, as one name or a list of names")
-    return found
-
-
 def _pillar(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise errors.Invalid(f"{key}: is not a mapping; write {{name: value}}")
@@ -183,7 +176,7 @@ def _pillar(value: Any, key: str) -> dict[str, Any]:
 
 #: The keys of a task, and their parsers.
 KEYS: dict[str, Callable[[Any, str], Any]] = {
-    "sls": _sls,
+    "sls": values.names,
     "sls_id": values.text,
     "function": function,
     "pillar": _pillar,
