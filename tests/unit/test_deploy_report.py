@@ -143,6 +143,10 @@ def test_a_test_says_loudly_which_commits_it_does_not_show(record):
     record.plan = {"states": {"old": "1a2b3c4d5e", "new": "5e6f7a8b9c", "subjects": ["Use nginx"]}}
     second = " ".join(report.page(row("deploy", None), record).split("\n")[1:3])
     assert second.startswith("NOT SHOWN: what states 5e6f7a8b would change.")
+    # Only a deploy fetches gitfs and git_pillar.
+    record.plan, record.remotes = {}, True
+    second = " ".join(report.page(row("deploy", None), record).split("\n")[1:3])
+    assert second.startswith("NOT SHOWN: what news of the master's own git remotes would change.")
 
 
 def test_a_machine_that_failed_shows_its_job_and_one_at_work_is_no_failure_of_its_own(record):

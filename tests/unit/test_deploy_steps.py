@@ -261,6 +261,14 @@ def test_in_a_test_every_step_says_what_it_would_do_and_nothing_is_written(rehea
     assert not (deploy.place._store.path.parent / "cache").exists()
 
 
+def test_a_test_on_a_master_with_git_remotes_does_not_claim_to_know_their_news(rehearse):
+    deploy = rehearse(test=True)
+    deploy.opts.update(fileserver_backend=["gitfs"], gitfs_remotes=["file:///nonexistent"])
+    deploy.deploy = deploy.new(test=True)
+    deploy.run()
+    assert "NOT SHOWN: what news of the master's own git remotes" in deploy.deploy.report({})
+
+
 def test_a_test_of_busy_machines_still_says_what_the_states_would_change(rehearse):
     deploy = rehearse(test=True)
     deploy.machines.busy["a"] = busy("a")

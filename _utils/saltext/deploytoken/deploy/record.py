@@ -62,6 +62,8 @@ class Record:
         The ref under which it runs. ``held`` says whether the token is held under it.
     plan
         What the update of the repositories would bring, by name: ``old``, ``new`` (commits) and ``subjects``.
+    remotes
+        Whether a test leaves out what the master's own git remotes have, because only a deploy fetches them.
     commits
         The commits that are deployed, by repository.
     expected, boots
@@ -90,6 +92,7 @@ class Record:
     request: Request | None = None
     held: bool = False
     plan: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    remotes: bool = False
     commits: dict[str, str] = dataclasses.field(default_factory=dict)
     expected: list[str] = dataclasses.field(default_factory=list)
     boots: dict[str, Any] = dataclasses.field(default_factory=dict)

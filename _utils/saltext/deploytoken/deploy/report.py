@@ -67,9 +67,11 @@ def _headline(rows: Sequence[Row], record: Record) -> str:
 
 def _not_shown(record: Record) -> list[str]:
     """What a test cannot show: states run from what is served, and to serve anything else would be to deploy it."""
-    if not (record.test and record.plan):
-        return []
     new = ", ".join(f"{name} {text.short(change['new'])}" for name, change in record.plan.items())
+    if record.remotes:
+        new = " and ".join(filter(None, [new, "news of the master's own git remotes"]))
+    if not (record.test and new):
+        return []
     return _wrapped(f"NOT SHOWN: what {new} would change. The states ran from the commits that are served now.")
 
 

@@ -41,6 +41,11 @@ def forget_file_lists(opts: Mapping[str, Any]) -> None:
     salt.fileserver.Fileserver(dict(opts)).clear_file_list_cache(load={"saltenv": None, "fsbackend": None})
 
 
+def has_remotes(opts: Mapping[str, Any]) -> bool:
+    """Return whether this master serves from git remotes of its own (gitfs, git_pillar)."""
+    return bool(_gitfs(opts) or _pillars(opts))
+
+
 def renew(opts: Mapping[str, Any], functions: Functions, saltenv: str = "base") -> dict[str, str]:
     """
     Have Salt serve what the repositories and the master's own git remotes (gitfs, git_pillar) have now.
@@ -63,7 +68,7 @@ def renew(opts: Mapping[str, Any], functions: Functions, saltenv: str = "base") 
     :raises errors.Invalid: a variable in the environment points git to another repository.
     """
     try:
-        if not (_gitfs(opts) or _pillars(opts)):
+        if not has_remotes(opts):
             return {}
         fetched = _fetch(opts, saltenv)
         if problems := [f"{remote} {remote.problem}" for remote in fetched if remote.problem]:

@@ -132,6 +132,7 @@ class Deploy:
         self.record.plan = plan = {name: change for name, item in found.items() if (change := _change(item, "target"))}
         if self.record.test:
             self.record.commits = {name: item["before"] for name, item in found.items()}
+            self.record.remotes = serving.has_remotes(self._opts)
         if not found:
             return Outcome(True, answer["message"])
         comment = f"To be updated: {_moves(plan)}" if plan else f"Up to date: {', '.join(found)}"
