@@ -36,6 +36,8 @@ Each step fires an event on the master's bus: ``deploytoken/acquired``, ``releas
 ``refused``.
 """
 
+import functools
+
 from saltext.deploytoken import cli, config, errors, events, values
 from saltext.deploytoken.deploy import jobs
 
@@ -60,9 +62,7 @@ def status():
     this master cannot tell); otherwise it is None. Fails with ``store`` or ``invalid``.
     """
     with _token() as token:
-        answer = token.status()
-    answer["job"] = jobs.find(__opts__, answer["ref"], (answer["job"] or {}).get("jid"))
-    return answer
+        return token.status()
 
 
 @cli.command
@@ -112,7 +112,7 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
             resume,
             expect=None if expect is None else values.duration(expect, "expect"),
             wait=None if wait is None else values.duration(wait, "wait"),
-            jid=jid,
+            job=jobs.name(__opts__, jid) if jid else None,
         )
     if jid:
         jobs.note(__opts__["cachedir"], answer["ref"], jid)
@@ -280,7 +280,11 @@ def init(markup="textile"):
 def _token():
     from saltext.deploytoken.token import Token
 
-    return Token(config.parse(__opts__), lambda event, data: events.notify(__opts__, cli.say, event, data))
+    return Token(
+        config.parse(__opts__),
+        notify=lambda event, data: events.notify(__opts__, cli.say, event, data),
+        runs=functools.partial(jobs.runs, __opts__),
+    )
 
 
 def _name(value):

@@ -20,10 +20,13 @@ from saltext.deploytoken.stores.base import Missing, Page, Store
 from saltext.deploytoken.text import printable
 
 _COMMENT = re.compile(
-    rf"(?P<verb>acquire|release|takeover|withdraw) ref=(?P<ref>{values.REF}|-)(?: id=(?P<id>[0-9a-f]+))?"
-    rf"(?: displaced=(?P<displaced>{values.REF}|-))?(?: jid=(?P<jid>{values.JID}))?(?:: .*)?",
+    r"(?P<verb>acquire|release|takeover|withdraw|extend|begin|end|note)"
+    rf" ref=(?P<ref>{values.REF}|-)(?: id=(?P<id>[0-9a-f]+))?(?: by=(?P<by>\S+))?"
+    rf"(?: displaced=(?P<displaced>{values.REF}|-))?(?: jid=(?P<jid>{values.JID}))?(?:: (?P<words>.*))?",
     re.DOTALL,
 )
+#: With these a hold begins.
+TAKES = ("acquire", "takeover")
 
 #: How a hold ended where the newest version is unreadable.
 UNKNOWN = "unknown"
@@ -36,15 +39,19 @@ class Comment:
     """
     What a write of ours was, as the version's comment has it.
 
-    ``id`` is the acquisition's, whose beginning is the ref; ``displaced`` the ref of the hold that a takeover ended;
-    ``jid`` the job that the hold was taken for. ``ref`` and ``displaced`` are ``-`` for a hold that a person typed.
+    ``id`` is the acquisition's, whose beginning is the ref; ``by`` the account of the person who acted;
+    ``displaced`` the ref of the hold that a takeover ended; ``jid`` the job that did it; ``words`` people's. ``ref``
+    and ``displaced`` are ``-`` for a hold that a person typed. A job begins (``begin``) and ends (``end``) its work
+    under a hold, and one whose hold was ended meanwhile leaves a ``note``.
     """
 
     verb: str
     ref: str = "-"
     id: str | None = None
+    by: str | None = None
     displaced: str | None = None
     jid: str | None = None
+    words: str | None = None
 
     @classmethod
     def parse(cls, text: str | None) -> Comment | None:
@@ -52,11 +59,12 @@ class Comment:
         match = _COMMENT.fullmatch(text or "")
         return cls(**match.groupdict()) if match else None
 
-    def render(self, words: str | None = None) -> str:
-        """Return the comment with people's ``words`` behind it."""
-        parts = [("ref", self.ref), ("id", self.id), ("displaced", self.displaced), ("jid", self.jid)]
-        text = " ".join([self.verb, *(f"{key}={value}" for key, value in parts if value is not None)])
-        return text if words is None else f"{text}: {words}"
+    def render(self) -> str:
+        """Return the comment as one line."""
+        keys = ("ref", "id", "by", "displaced", "jid")
+        parts = [f"{key}={value}" for key in keys if (value := getattr(self, key)) is not None]
+        text = " ".join([self.verb, *parts])
+        return text if self.words is None else f"{text}: {self.words}"
 
 
 @dataclass

@@ -5,8 +5,8 @@ Two parts of the page are ours: the words after ``Held by:``, and the History en
 comes back as it was: people edit this page by hand, and a save in Redmine's form turns the whole page into CRLF.
 
 The holder's line is ``Held by: nobody``, or ``Held by: Alice (upgrade PostgreSQL; since 2026-11-22 22:30 UTC; ref
-3f9c2a1b)``. The ref is unique for one acquisition, which makes a write of this text safe to send again. ``Held by:
-Bob``, typed by a person, is a hold without a ref.
+3f9c2a1b)``. The ref is unique for one acquisition, which makes a write of this text safe to send again. While a deploy
+is at work, ``; job JID@MASTER`` stands before the ref. ``Held by: Bob``, typed by a person, is a hold without a ref.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MARKED = re.compile(r"(?P<marks>[*_]{1,3})(?P<inner>[^*_].*)", re.DOTALL)
 # Wider than what we write: a person may have edited the reason by hand, and it is still the same hold.
 _HOLD = re.compile(
     r"(?P<name>.+?) \((?P<reason>.*); since (?P<since>[^;]+?)(?:; expected until (?P<until>[^;]+?))?"
-    rf"; ref (?P<ref>{values.REF})\)"
+    rf"(?:; job (?P<job>{values.JOB}))?; ref (?P<ref>{values.REF})\)"
 )
 _HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*)", re.I | re.DOTALL)
 _UNDERLINE = re.compile(r"(?:=+|-{2,})[ \t]*")
@@ -85,6 +85,8 @@ class Hold:
     since: str | None = None
     ref: str | None = None
     until: str | None = None
+    #: The job that is at work under it, as ``JID@MASTER``.
+    job: str | None = None
 
     def is_same(self, other: Hold | None) -> bool:
         """Return whether both are one hold: by the ref, for people may edit the rest of the line."""
@@ -135,7 +137,8 @@ def hold_text(hold: Hold) -> str:
     if not hold.ref:
         return hold.name
     until = f"; expected until {hold.until}" if hold.until else ""
-    return f"{hold.name} ({hold.reason}; since {hold.since}{until}; ref {hold.ref})"
+    job = f"; job {hold.job}" if hold.job else ""
+    return f"{hold.name} ({hold.reason}; since {hold.since}{until}{job}; ref {hold.ref})"
 
 
 def count_holders(text: str) -> int:
@@ -270,6 +273,13 @@ def parse_stamp(text: str | None) -> float | None:
         return None
 
 
+def same_length(hold: Hold, other: Hold) -> bool:
+    """Return whether both are expected to take as long, to the minute."""
+    times = [(parse_stamp(one.since), parse_stamp(one.until)) for one in (hold, other)]
+    lengths = [until - since for since, until in times if since is not None and until is not None]
+    return len(lengths) == 2 and abs(lengths[0] - lengths[1]) < 120
+
+
 def check_name(name: str, key: str = "name", nobody: str = DEFAULT.nobody) -> str:
     """
     Return ``name``, stripped, if the holder's line can carry it.
@@ -293,8 +303,10 @@ def check_nobody(word: str, key: str) -> str:
 def check_reason(reason: str, key: str = "reason") -> str:
     """Return ``reason`` likewise, if the holder's line can carry it now, and an entry later."""
     reason = check_summary(_check_holder(reason, key), key)
-    if re.search(r";\s*(since|expected until|ref)\b", reason):
-        raise errors.Invalid(f"{key}: must not hold '; since', '; expected until' or '; ref', our marks on the line")
+    if re.search(r";\s*(since|expected until|job|ref)\b", reason):
+        raise errors.Invalid(
+            f"{key}: must not hold '; since', '; expected until', '; job' or '; ref', our marks on the line"
+        )
     return reason
 
 

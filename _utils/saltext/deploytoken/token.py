@@ -11,19 +11,22 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
 from saltext.deploytoken import errors, history, page, people, protocol, stores, values
 from saltext.deploytoken.config import Config
 from saltext.deploytoken.history import Comment
 from saltext.deploytoken.page import Hold
+from saltext.deploytoken.protocol import Right
 from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
 
 #: Seconds between two looks of a waiter, before jitter.
 POLL = 5.0
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+
+_Result = TypeVar("_Result")
 
 #: Takes the last word of an event's tag, and its data.
 Notify = Callable[[str, dict[str, Any]], None]
@@ -67,12 +70,25 @@ class Token:
         The checked configuration.
     ``notify`` (callable)
         Called with a tag's last word and a dict, for every event; see ``docs/events.md``.
+    ``account``
+        Of the person who acts; see :func:`people.account`.
+    ``runs`` (callable)
+        Says whether a job on the holder's line still runs; None where it cannot be told.
     """
 
-    def __init__(self, config: Config, notify: Notify | None = None, clock: Clock = time):
+    def __init__(
+        self,
+        config: Config,
+        notify: Notify | None = None,
+        account: str | None = None,
+        runs: Callable[[str], bool | None] | None = None,
+        clock: Clock = time,
+    ):
         self.config = config
         self.store = stores.connect(config)
         self._notify = notify or (lambda event, data: None)
+        self._account = account
+        self._runs = runs or (lambda job: None)
         self._clock = clock
 
     def __enter__(self) -> Token:
@@ -84,23 +100,21 @@ class Token:
     def status(self) -> dict[str, Any]:
         """
         Return who holds the token: ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version``,
-        ``url``, ``age``, ``overdue`` and ``job``.
+        ``url``, ``account``, ``age``, ``overdue``, ``job`` and ``ended_before``.
         """
-        found = self.store.read()
-        hold = page.read(found.text, self.config.rules)
-        answer = self._answer(hold, found.version)
-        comment = Comment.parse(found.comment)
-        # The version in which the hold was taken; after a later edit, nothing names it.
-        taken = comment is not None and hold is not None and comment.ref == hold.ref
-        # Its time has seconds, and that on the page has none.
-        since = (history.saved_at(found.saved) if taken else None) or page.parse_stamp(hold.since if hold else None)
+        found, hold, origin = self._drive(protocol.origin(self.config.rules), [])
+        # The version's time has seconds, and that on the page has none.
+        since = history.saved_at(origin.saved) or page.parse_stamp(hold.since if hold else None)
         until = page.parse_stamp(hold.until) if hold else None
         now = self._clock.time()
-        answer["age"] = None if since is None else max(0, int(now - since))
-        answer["overdue"] = until is not None and now > until
-        jid = comment.jid if comment and taken else None
-        answer["job"] = {"jid": jid, "running": None} if jid else None
-        return answer
+        return {
+            **self._answer(hold, found.version),
+            "account": origin.account,
+            "age": None if since is None else max(0, int(now - since)),
+            "overdue": until is not None and now > until,
+            "job": self._job(hold, origin),
+            "ended_before": origin.ended,
+        }
 
     def require_held(self, ref: str) -> dict[str, Any]:
         """
@@ -114,6 +128,9 @@ class Token:
             reason = f" ({status['reason']})" if status["reason"] else ""
             now = f"{status['held_by']} holds the token{reason}" if status["held_by"] else "nobody holds it"
             raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=status)
+        if status["ended_before"]:
+            ended = protocol.set_back(ref, status["ended_before"])
+            raise errors.NotYours(f"{ended}; nothing more is started", token=status)
         return status
 
     def history(self, limit: int) -> dict[str, Any]:
@@ -128,26 +145,26 @@ class Token:
 
     def acquire(
         self,
-        reason: str,
+        reason: str | None,
         name: str | None = None,
         ref: str | None = None,
         resume: bool = False,
         expect: float | None = None,
         wait: float | None = None,
-        jid: str | None = None,
+        job: str | None = None,
     ) -> dict[str, Any]:
         """
-        Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds; ``jid`` is the job that
-        takes it.
+        Take the token; see :func:`protocol.acquire`. ``expect`` and ``wait`` are in seconds; ``job`` is the one that
+        takes it, and is at work under it.
 
         With ``wait``, look again until the token is free or the time is over. Once a wait has begun, a look without
         an answer does not end it.
         """
-        reason = page.check_reason(reason)
+        reason = None if reason is None and resume else page.check_reason(reason or "")
         name = self.operator(name)
-        jid = None if jid is None else values.jid(jid)
         mine = claim(ref)
-        comment = Comment("acquire", mine.ref, mine.id, jid=jid).render(reason)
+        jid = job and job.partition("@")[0]
+        comment = Comment("acquire", mine.ref, mine.id, by=self._account, jid=jid, words=reason).render()
         end = self._clock.monotonic() + (wait or 0)
         about = {"name": name, "purpose": reason, "url": self.store.url}
         holder = None
@@ -159,6 +176,7 @@ class Token:
                 since=page.stamp(now),
                 ref=mine.ref,
                 until=page.stamp(now + expect) if expect else None,
+                job=job,
             )
             try:
                 return self._take(protocol.acquire(hold, comment, self.config.rules, resume), mine.ref)
@@ -172,46 +190,102 @@ class Token:
                 self._notify("waiting", {**about, "left": int(left), **holder})
                 self._clock.sleep(min(left, POLL * random.uniform(0.5, 1.5)))
 
+    def begin(self, ref: str, job: str, expect: float | None = None) -> dict[str, Any]:
+        """
+        Have ``job`` at work under the hold ``ref``, and nobody else; ``expect`` (seconds) is how long it will take.
+
+        The answer has ``by_hand`` as well: whether a person took the hold, and not an orchestration.
+
+        :raises errors.Held: another job is at work under it, or may be. See :func:`protocol.change` for the others.
+        """
+        until = page.stamp(self._clock.time() + expect) if expect else None
+        outcome = self._change(ref, protocol.at_work(job, self._runs, until), "begin", job=job, for_holder=True)
+        return {**self._answer(outcome.hold, outcome.version), "by_hand": outcome.origin.jid is None}
+
+    def end(self, ref: str, job: str, words: str | None = None) -> None:
+        """Take ``job`` off the holder's line; ``words`` say what it did, for the entry that ends the hold."""
+        self._change(ref, protocol.at_rest(job), "end", job=job, words=words, check=False)
+
+    def extend(
+        self,
+        ref: str | None = None,
+        expect: float | None = None,
+        reason: str | None = None,
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """
+        Change what the page says of the operator's own hold: how long it will take from now (``expect``, seconds), and
+        why. Without ``ref``, of the one that stands now.
+        """
+        reason = None if reason is None else page.check_reason(reason)
+        until = page.stamp(self._clock.time() + expect) if expect else None
+        if not (reason or until):
+            raise errors.Invalid(
+                "expect: say how long the hold will take from now, as in expect=2h, or give a reason=…"
+            )
+
+        def edit(hold: Hold) -> Hold:
+            return replace(hold, until=until or hold.until, reason=reason or hold.reason)
+
+        outcome = self._change(ref, edit, "extend", words=reason, name=name)
+        answer = self._answer(outcome.hold, outcome.version)
+        self._notify("extended", answer)
+        return answer
+
     def release(
         self,
-        summary: str,
+        summary: str | None = None,
         ref: str | None = None,
         name: str | None = None,
         notes: Sequence[tuple[str, str]] = (),
+        *,
+        for_holder: bool = False,
+        force: bool = False,
+        job: str | None = None,
+        again: bool = True,
     ) -> dict[str, Any]:
         """
         End the hold ``ref``, or without one the operator's own; see :func:`protocol.release`.
 
-        ``notes`` are parts of the entry after the summary, each with the key that a refusal of it names.
+        ``notes`` are parts of the entry after the summary, each with the key that a refusal of it names. ``job`` is
+        the one that ends its own hold.
         """
-        summary = page.check_summary(summary)
+        summary = None if summary is None else page.check_summary(summary)
         checked = [page.check_note(note, key) for key, note in notes]
         ref = None if ref is None else values.ref(ref)
-        name = None if ref else self.operator(name)
         fresh = claim()
+        jid = job and job.partition("@")[0]
         steps = protocol.release(
             self.config.rules,
-            Comment("release", ref or "-", fresh.id).render(summary),
+            Comment("release", ref or "-", fresh.id, by=self._account, jid=jid, words=summary).render(),
             summary,
             page.stamp(self._clock.time()),
             fresh=fresh.ref,
             ref=ref,
-            name=name,
+            right=self._right(name, for_holder=for_holder, force=force, job=job),
+            again=again,
             notes=checked,
         )
         with _signals_delayed() as signals:
-            outcome = self._drive(steps, signals)
+            outcome = self._drive(steps, signals, name)
             hold = outcome.hold
             answer = {
                 **self._answer(None, outcome.version),
                 "released": hold.ref if hold else ref,
+                "released_by": outcome.by or (hold and hold.name),
                 "entry": outcome.entry,
             }
-            self._notify("released", {**answer, "name": hold and hold.name})
+            self._notify("released", {**answer, "name": hold and hold.name, "by": self._account})
         return answer
 
     def take_over(
-        self, reason: str, ref: str | None = None, held_by: str | None = None, name: str | None = None
+        self,
+        reason: str,
+        ref: str | None = None,
+        held_by: str | None = None,
+        name: str | None = None,
+        *,
+        force: bool = False,
     ) -> dict[str, Any]:
         """End somebody else's hold and take the token; see :func:`protocol.take_over`."""
         reason = page.check_reason(reason)
@@ -220,14 +294,59 @@ class Token:
         mine = claim()
         now = page.stamp(self._clock.time())
         hold = Hold(name=name, reason=reason, since=now, ref=mine.ref)
-        comment = Comment("takeover", mine.ref, mine.id, displaced=ref or "-").render(reason)
-        steps = protocol.take_over(hold, comment, self.config.rules, now, fresh=claim().ref, ref=ref, held_by=held_by)
+        comment = Comment("takeover", mine.ref, mine.id, by=self._account, displaced=ref or "-", words=reason).render()
+        right = self._right(name, for_holder=True, force=force)
+        steps = protocol.take_over(
+            hold, comment, self.config.rules, now, fresh=claim().ref, ref=ref, held_by=held_by, right=right
+        )
         with _signals_delayed() as signals:
-            outcome = self._drive(steps, signals)
+            outcome = self._drive(steps, signals, name)
             displaced = protocol.describe(outcome.displaced, outcome.version - 1)
             answer = {**self._answer(outcome.hold, outcome.version), "entry": outcome.entry, "displaced": displaced}
-            self._notify("takenover", answer)
+            self._notify("takenover", {**answer, "by": self._account})
         return answer
+
+    def note(self, hold: Hold, summary: str, job: str | None = None, notes: Sequence[str] = ()) -> str:
+        """Add an entry for ``hold``, which somebody else ended meanwhile, and return it; see :func:`protocol.note`."""
+        rules, ref = self.config.rules, hold.ref or ""
+        entry = page.render_entry(
+            hold, rules, until=page.stamp(self._clock.time()), summary=page.check_summary(summary), notes=notes
+        )
+        comment = Comment("note", ref, by=self._account, jid=job and job.partition("@")[0], words=summary).render()
+        with _signals_delayed() as signals:
+            self._drive(protocol.note(entry, comment, rules, ref), signals)
+        return entry
+
+    def _right(self, name: str | None, **ground: Any) -> Right:
+        return Right(self._account, name, runs=self._runs, **ground)
+
+    def _change(
+        self,
+        ref: str | None,
+        edit: Callable[[Hold], Hold],
+        verb: str,
+        *,
+        job: str | None = None,
+        words: str | None = None,
+        name: str | None = None,
+        for_holder: bool = False,
+        check: bool = True,
+    ) -> protocol.Outcome:
+        """Carry out a :func:`protocol.change`, of the current hold if there is no ``ref``."""
+        ref = None if ref is None else values.ref(ref)
+        jid = job and job.partition("@")[0]
+        comment = Comment(verb, id=claim().id, by=self._account, jid=jid, words=words)
+        right = self._right(name, for_holder=for_holder, job=job) if check else None
+        with _signals_delayed() as signals:
+            return self._drive(protocol.change(ref, edit, comment, self.config.rules, right), signals, name)
+
+    def _job(self, hold: Hold | None, origin: protocol.Origin) -> dict[str, Any] | None:
+        """The job at work under the hold, or the one that took it."""
+        if hold and hold.job:
+            jid, _, master = hold.job.partition("@")
+            return {"jid": jid, "master": master, "running": self._runs(hold.job)}
+        # The line names it while it is at work.
+        return {"jid": origin.jid, "master": None, "running": False} if origin.jid else None
 
     def _answer(self, hold: Hold | None, version: int) -> dict[str, Any]:
         return {**protocol.describe(hold, version), "url": self.store.url}
@@ -253,7 +372,7 @@ class Token:
         return {**answer, "taken": outcome.fresh}
 
     def _withdraw(self, ref: str, signals: list[int]) -> None:
-        comment = Comment("withdraw", ref).render()
+        comment = Comment("withdraw", ref, by=self._account).render()
         undo = protocol.release(self.config.rules, comment, None, "", fresh=ref, ref=ref)
         try:
             self._drive(undo, signals)
@@ -266,8 +385,12 @@ class Token:
                 ref=ref,
             ) from None
 
-    def _drive(self, steps: protocol.Steps[protocol.Outcome], signals: list[int]) -> protocol.Outcome:
-        """Carry out the protocol's steps. A second signal ends the resends: then the answer is doubt."""
+    def _drive(self, steps: protocol.Steps[_Result], signals: Sequence[int], name: str | None = None) -> _Result:
+        """
+        Carry out the protocol's steps. A second signal ends the resends: then the answer is doubt.
+
+        ``name`` is the operator's, as given with the command.
+        """
         deadline = self._clock.monotonic() + self.config.deadline
         pauses = 0
         send: Callable[[Any], protocol.Step] = steps.send
@@ -279,14 +402,16 @@ class Token:
                     if isinstance(step, protocol.Pause):
                         value = len(signals) < 2 and self._pause(pauses, deadline)
                         pauses += 1
+                    elif isinstance(step, protocol.WhoAmI):
+                        value = self.operator(name)
                     else:
                         value = self._ask(step)
                     send = steps.send
-                except (errors.StoreError, Conflict) as exc:
+                except (errors.Error, Conflict) as exc:
                     send, value = steps.throw, exc
         except StopIteration as stop:
-            outcome: protocol.Outcome = stop.value
-            return outcome
+            result: _Result = stop.value
+            return result
 
     def _ask(self, step: protocol.Read | protocol.ReadVersion | protocol.Write) -> Page | None:
         if isinstance(step, protocol.Read):

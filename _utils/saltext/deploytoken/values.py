@@ -17,6 +17,8 @@ from saltext.deploytoken import errors
 #: A hold's ref, and the ID of a Salt job, as regular expressions.
 REF = "[0-9a-f]{8}"
 JID = "[0-9]{20}"
+#: A job, and the master on which it runs.
+JOB = rf"{JID}@[\w.-]+"
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _YEAR = 366 * 86400

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -48,22 +49,28 @@ def note(cachedir: str, ref: str, jid: str) -> None:
         log.warning("The job %s cannot be noted", jid, exc_info=True)
 
 
-def find(opts: Mapping[str, Any], ref: str | None, jid: str | None) -> dict[str, Any] | None:
-    """
-    Return the ``jid`` of the job that holds the token under ``ref``, and whether it is ``running`` (None where this
-    master cannot tell); or None if no job took it.
+def name(opts: Mapping[str, Any], jid: str) -> str:
+    """Return the job as the holder's line names it: ``JID@MASTER``."""
+    return f"{jid}@{_master(opts)}"
 
-    ``jid``
-        What the page says. A hold that goes on under another job is known by the note alone.
-    """
+
+def runs(opts: Mapping[str, Any], job: str) -> bool | None:
+    """Return whether the ``job`` on the holder's line still runs; None where this master cannot tell."""
+    jid, _, master = job.partition("@")
+    if master != _master(opts):
+        return None
     noted = _noted(opts["cachedir"])
-    if not ref or noted.get("ref") != ref:
-        return {"jid": jid, "running": _runs(opts, jid)} if jid else None
+    if noted.get("jid") != jid:
+        return _runs(opts, jid)
     # Without /proc, as on a Mac, no process can be told from another.
     running = _process(noted["process"].get("pid")) == noted["process"] if _process(os.getpid()) else None
     # The process of a reactor goes on after its jobs.
-    there = (Path(opts["cachedir"]) / "proc" / noted["jid"]).exists()
-    return {"jid": noted["jid"], "running": running and there}
+    there = (Path(opts["cachedir"]) / "proc" / jid).exists()
+    return running and there
+
+
+def _master(opts: Mapping[str, Any]) -> str:
+    return re.sub(r"[^\w.-]", "-", str(opts["id"]).removesuffix("_master"))
 
 
 @contextlib.contextmanager

@@ -179,9 +179,7 @@ class Deploy:
                 " ended before or after it was taken."
             )
             try:
-                answer = token.acquire(
-                    asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait, jid=self.record.jid
-                )
+                answer = token.acquire(asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait)
             except (errors.Error, KeyboardInterrupt, SystemExit):
                 atexit.unregister(_say)
                 self._alone.close()
@@ -391,7 +389,7 @@ class Deploy:
         ref = self.record.ref
         name, status = token.operator(self._request.name), token.status()
         if status["ref"] == ref:
-            job = jobs.find(self._opts, ref, (status["job"] or {}).get("jid"))
+            job = status["job"]
             if job and job["running"]:
                 return Outcome(
                     False, f"The job {job['jid']} still runs under the hold {ref}", reason=errors.Held.reason
