@@ -125,3 +125,13 @@ def test_glass_that_is_broken_once_is_told_once(gates, token, options, loaders):
     assert state(glass)
     (run,) = pending(loaders("minion", **options).opts["cachedir"])
     assert run.fun == "state.apply"
+
+
+def test_a_page_that_was_set_back_to_an_ended_hold_opens_no_gate(gates, token):
+    _, state = gates
+    held = token.store.read()
+    token.release("done", REF)
+    token.store.write(held.text, held.version + 1, "Revert to version 2")
+
+    assert token.status()["ref"] == REF
+    assert not state(RUN)

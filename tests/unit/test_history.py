@@ -22,6 +22,7 @@ class Wiki:
     """A page whose versions are written by steps of our own protocol, or by hand."""
 
     def __init__(self, text=TEXT):
+        self.name = "Alice"
         self.pages = [Page(text, 1, "Boss", "init", "2026-11-22T22:00:00Z")]
 
     def save(self, text, comment="", author="Alice"):
@@ -34,19 +35,30 @@ class Wiki:
         try:
             while True:
                 step = send(value)
-                value = self.pages[-1] if isinstance(step, protocol.Read) else None
-                if isinstance(step, protocol.Write):
+                send, value = steps.send, None
+                if isinstance(step, protocol.Read):
+                    value = self.pages[-1]
+                elif isinstance(step, protocol.WhoAmI):
+                    value = self.name
+                elif isinstance(step, protocol.Write):
                     self.save(step.text, step.comment)
+                elif self.pages[step.number - 1]:
+                    value = self.pages[step.number - 1]
+                else:
+                    send, value = steps.throw, Missing("deleted")
         except StopIteration:
             return self
 
-    def acquire(self, hold=ALICE, jid=""):
-        return self.run(protocol.acquire(hold, f"acquire ref={hold.ref} id={hold.ref * 4}{jid}: {hold.reason}", RULES))
+    def acquire(self, hold=ALICE, jid="", by=""):
+        comment = f"acquire ref={hold.ref} id={hold.ref * 4}{by}{jid}: {hold.reason}"
+        return self.run(protocol.acquire(hold, comment, RULES))
 
-    def release(self, ref="aaaaaaaa", name=None, summary="upgraded: all well"):
-        comment = f"release ref={ref or '-'} id={'c' * 32}: {summary}"
+    def release(self, ref="aaaaaaaa", name="Alice", summary="upgraded: all well", by="", **right):
+        comment = f"release ref={ref or '-'} id={'c' * 32}{by}: {summary}"
         until = "2026-11-22 23:30 UTC"
-        return self.run(protocol.release(RULES, comment, summary, until, fresh="c" * 8, ref=ref, name=name))
+        self.name = name
+        right = protocol.Right(for_holder=True, **right)
+        return self.run(protocol.release(RULES, comment, summary, until, fresh="c" * 8, ref=ref, right=right))
 
     def take_over(self, hold=BOB, ref="aaaaaaaa", held_by=None):
         comment = f"takeover ref={hold.ref} id={hold.ref * 4} displaced={ref or '-'}: {hold.reason}"
@@ -95,6 +107,7 @@ def test_a_released_hold_has_who_why_from_to_and_its_entry():
                 "held_by": "Alice",
                 "ref": "aaaaaaaa",
                 "reason": "upgrade PostgreSQL",
+                "account": None,
                 "from": "2026-11-22 22:02 UTC",
                 "to": "2026-11-22 22:04 UTC",
                 "ended": "released",
@@ -107,6 +120,21 @@ def test_a_released_hold_has_who_why_from_to_and_its_entry():
         "unreadable": [],
         "complete": True,
     }
+
+
+def test_a_hold_names_who_took_it_and_who_ended_it():
+    alice, bob = " by=alice@master1", " by=bob@master1"
+    own = Wiki().acquire(by=alice).release(by=alice)
+    others = Wiki().acquire(by=alice).release(by=bob, name="Bob")
+
+    assert own.holds("account", "ended_by") == [("alice@master1", "Alice")]
+    assert others.holds("account", "ended_by", "entry") == [
+        (
+            "alice@master1",
+            "bob@master1",
+            "* 2026-11-22 23:30 UTC Alice: upgraded: all well; released by Bob (ref aaaaaaaa)",
+        )
+    ]
 
 
 def test_the_newest_hold_is_first_and_still_held():
@@ -131,12 +159,17 @@ def test_a_hold_taken_for_a_job_is_ours_as_well():
         (Comment("takeover", "bbbbbbbb", "bb", "-"), "takeover ref=bbbbbbbb id=bb displaced=-"),
         (Comment("release", id="cc"), "release ref=- id=cc"),
         (Comment("withdraw", "aaaaaaaa"), "withdraw ref=aaaaaaaa"),
+        (
+            Comment("end", "aaaaaaaa", "aa", jid=JID, by="alice@master1"),
+            f"end ref=aaaaaaaa id=aa by=alice@master1 jid={JID}",
+        ),
     ],
 )
 def test_a_comment_is_read_as_it_was_written_whatever_words_follow(comment, text):
     assert comment.render() == text
     for words in (None, "x", f"fake jid={JID}: id=ff\ndisplaced=ffffffff"):
-        assert Comment.parse(comment.render(words)) == comment
+        spoken = dataclasses.replace(comment, words=words)
+        assert Comment.parse(spoken.render()) == spoken
 
 
 @pytest.mark.parametrize("text", [None, "", "init", "release", "acquire ref=aaaaaaa", "acquire ref=aaaaaaaa x: y"])

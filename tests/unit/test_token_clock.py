@@ -6,7 +6,7 @@ import itertools
 import pytest
 
 from saltext.deploytoken import config, errors, token
-from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Missing, Page, Unanswered
 
 TEXT = "Held by: nobody\n\nh2. History\n"
 
@@ -39,6 +39,9 @@ class Wiki:
     def read(self):
         return Page(self.text, 7)
 
+    def read_version(self, number):
+        raise Missing("deleted")
+
     def write(self, text, version, comment):
         self.clock.now += 2
         self.sent.append((text, version, comment))
@@ -53,7 +56,7 @@ def clock():
 
 def alice(clock, wiki, notify=None):
     options = {"store": "sqlite:////nowhere", "name": "Alice", "deadline": 60}
-    made = token.Token(config.parse({"deploytoken": options}), notify, clock)
+    made = token.Token(config.parse({"deploytoken": options}), notify, clock=clock)
     made.store = wiki
     return made
 

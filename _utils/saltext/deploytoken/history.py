@@ -48,9 +48,9 @@ class Comment:
     verb: str
     ref: str = "-"
     id: str | None = None
-    by: str | None = None
     displaced: str | None = None
     jid: str | None = None
+    by: str | None = None
     words: str | None = None
 
     @classmethod
@@ -77,6 +77,7 @@ class _Past:
     to: str | None = None
     entry: str | None = None
     start: str | None = None
+    account: str | None = None
     by_hand: bool = False
     unreadable: list[int] = field(default_factory=list)
 
@@ -113,10 +114,11 @@ def past(pages: Iterable[Page], rules: Rules, limit: int = 20) -> dict[str, Any]
         How many holds.
 
     A hold has ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended`` (``released``, ``withdrawn``, ``taken
-    over``, ``by hand``, ``still held``, or ``unknown`` where the newest version is unreadable), ``ended_by`` (the
-    person who took over, else the wiki's user who saved), ``entry`` (its line under History), ``by_hand`` (a person
-    typed its beginning, its end or its line) and ``unreadable`` (versions within it or at its end). ``complete`` is
-    False when older versions were left out.
+    over``, ``by hand``, ``still held``, or ``unknown`` where the newest version is unreadable), ``account`` (who took
+    it, such as ``alice@master1``), ``ended_by`` (the person who took over, the account that released another's hold,
+    else the wiki's user who saved), ``entry`` (its line under History), ``by_hand`` (a person typed its beginning, its
+    end or its line) and ``unreadable`` (versions within it or at its end). ``complete`` is False when older versions
+    were left out.
     """
     finished: list[_Past] = []
     unreadable: list[dict[str, Any]] = []
@@ -167,6 +169,7 @@ def _end(seen: Page, hold: Hold, newer: _Version | None, gap: list[int], rules: 
             item.ended, item.by_hand = "withdrawn", False
         elif newer.hold is None and comment.verb == "release" and comment.ref in (hold.ref, "-"):
             item.ended, item.by_hand = "released", False
+            item.ended_by = comment.by or item.ended_by
         elif (
             newer.hold
             and comment.verb == "takeover"
@@ -181,8 +184,10 @@ def _end(seen: Page, hold: Hold, newer: _Version | None, gap: list[int], rules: 
 def _begin(item: _Past, first: _Version, known: bool = True) -> None:
     """Complete ``item``, whose oldest version seen is ``first``; it began there if that is ``known``."""
     comment = Comment.parse(first.page.comment)
-    if comment and comment.verb in ("acquire", "takeover") and comment.ref == item.hold.ref:
-        item.start = _time(first.page.saved)
+    if comment and comment.verb in TAKES and comment.ref == item.hold.ref:
+        item.start, item.account = _time(first.page.saved), comment.by
+        if item.ended == "released" and item.ended_by == comment.by:
+            item.ended_by = item.hold.name
     elif known:
         item.start, item.by_hand = _time(first.page.saved), True
     item.start = item.start or item.hold.since
@@ -208,6 +213,7 @@ def _describe(item: _Past) -> dict[str, Any]:
         "held_by": item.hold.name,
         "ref": item.hold.ref,
         "reason": item.hold.reason,
+        "account": item.account,
         "from": item.start,
         "to": item.to,
         "ended": item.ended,

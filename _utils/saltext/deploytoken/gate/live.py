@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saltext.deploytoken import config, errors, files, token
+from saltext.deploytoken import config, errors, files, protocol, token
 from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
@@ -127,6 +127,8 @@ def _ask(conf: config.Config) -> dict[str, Any]:
 def _status(conf: config.Config) -> dict[str, Any]:
     with token.Token(conf) as live:
         status = live.status()
+    if status["ended_before"]:
+        raise errors.NotYours(protocol.set_back(status["ref"], status["ended_before"]))
     return {key: status[key] for key in ("held_by", "ref", "reason", "since")}
 
 
