@@ -13,7 +13,9 @@ any more, 7 (``busy``) when something runs that a reboot would interrupt or the 
 ordered to reboot does so all the same, and is named.
 """
 
-from saltext.deploytoken import cli, config, errors, machines, values
+import functools
+
+from saltext.deploytoken import cli, errors, machines, values
 from saltext.deploytoken.busy import consent as agreement
 
 
@@ -142,7 +144,7 @@ def reboot(
     Returns ``rebooted``: by minion, its ``old`` and ``new`` boot ID. When it stops, there are also ``failed`` (by
     minion, why) and ``left`` (those, and the minions still to be rebooted, in order).
     """
-    from saltext.deploytoken.deploy import allowed
+    from saltext.deploytoken.deploy import allowed, tokens
     from saltext.deploytoken.machines import reboots
 
     if ref is None:
@@ -157,7 +159,7 @@ def reboot(
         patience=patience,
         check=check,
         ref=ref,
-        allowed=allowed.batch(config.parse(__opts__), reached, ref, agreed),
+        allowed=allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
         notes=reboots.Notes(__opts__["cachedir"], ref),
         tell=cli.say,
         pause=0 if pause is None else values.duration(pause, "pause"),

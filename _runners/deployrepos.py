@@ -131,11 +131,11 @@ def _configured():
 def _refuse_others(ref):
     """Refuse while somebody holds the token under another ref than this one, or under none."""
     from saltext.deploytoken import config, errors
-    from saltext.deploytoken.token import Token
+    from saltext.deploytoken.deploy import tokens
 
     if not config.section(__opts__).get("store"):
         return
-    with Token(config.parse(__opts__)) as token:
+    with tokens.connect(__opts__, cli.say) as token:
         status = token.status()
     if not status["held_by"] or (ref and status["ref"] == ref):
         return

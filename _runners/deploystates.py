@@ -10,7 +10,7 @@ whether the minions of the batch are idle. After one with a failure, no other is
 
 import functools
 
-from saltext.deploytoken import cli, config, errors, machines, values
+from saltext.deploytoken import cli, errors, machines, values
 from saltext.deploytoken.busy import consent as agreement
 
 
@@ -82,7 +82,7 @@ def apply(
     that this would interrupt, or the target matches nobody or names a minion that does not exist.
     """
     # Late: every salt-run imports every runner.
-    from saltext.deploytoken.deploy import allowed
+    from saltext.deploytoken.deploy import allowed, tokens
     from saltext.deploytoken.machines import states as running
 
     test, states = values.boolean(test, "test"), values.boolean(states, "states")
@@ -102,7 +102,7 @@ def apply(
             applied,
             size.split(applied.expected) if size else [applied.expected],
             functools.partial(reached.follow, fun=fun, arg=arg, kwarg=kwarg, tell=cli.say),
-            allowed.batch(config.parse(__opts__), reached, ref, agreed),
+            allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
             cli.say,
             test,
         )

@@ -11,6 +11,7 @@ One deploy, from the request to the page at its end.
 ``release``    one release with everything that its History entry tells
 ``report``     the page at the end
 ``serving``    what Salt serves once the repositories have moved
+``tokens``     the token of this master, as every step and every command opens it
 ``jobs``       which job a hold was taken for, and whether it still runs
 =============  =================================================================================
 """

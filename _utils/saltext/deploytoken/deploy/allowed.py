@@ -9,24 +9,30 @@ from collections.abc import Callable, Sequence
 from saltext.deploytoken.busy import verdict
 from saltext.deploytoken.busy.consent import Consent
 from saltext.deploytoken.busy.verdict import Verdict
-from saltext.deploytoken.config import Config
 from saltext.deploytoken.machines.base import Machines
 from saltext.deploytoken.token import Token
 
+#: Opens the token.
+Connect = Callable[[], Token]
 
-def require_held(config: Config, ref: str) -> None:
+
+def require_held(connect: Connect, ref: str) -> None:
     """
     Ask the store whether the token is held under ``ref`` now.
 
     :raises errors.NotYours: it is not. See :py:meth:`Token.require_held
         <saltext.deploytoken.token.Token.require_held>` for the others.
     """
-    with Token(config) as token:
+    with connect() as token:
         token.require_held(ref)
 
 
 def batch(
-    config: Config, machines: Machines, ref: str, agreed: Consent | None, seen: Callable[[Verdict], None] | None = None
+    connect: Connect,
+    machines: Machines,
+    ref: str,
+    agreed: Consent | None,
+    seen: Callable[[Verdict], None] | None = None,
 ) -> Callable[[Sequence[str]], None]:
     """
     Return what is to be called with the machines of each batch before it; it raises if nothing may be done to them.
@@ -35,7 +41,7 @@ def batch(
     """
 
     def allow(ids: Sequence[str]) -> None:
-        require_held(config, ref)
+        require_held(connect, ref)
         found = verdict.judge(verdict.look(machines, list(ids), "list"), agreed)
         if seen:
             seen(found)

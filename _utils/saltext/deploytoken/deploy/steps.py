@@ -16,9 +16,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saltext.deploytoken import config, errors, events, machines, page, repositories, text
+from saltext.deploytoken import config, errors, machines, page, repositories, text
 from saltext.deploytoken.busy import consent, verdict, waiting
-from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving
+from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving, tokens
 from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.release import release
 from saltext.deploytoken.deploy.request import Request
@@ -170,7 +170,7 @@ class Deploy:
     def held(self) -> Outcome:
         """Take the token, or confirm the hold that the request names."""
         asked, ref = self._request, self.record.ref
-        with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
+        with self._connect() as token:
             if self.record.test:
                 return self._dry_run(token)
             self._alone.enter_context(jobs.alone(self._opts["cachedir"], ref))
@@ -256,11 +256,11 @@ class Deploy:
         # Before anything begins: whatever happens from here on, it is known how far it came.
         found.applied = applied = states.Applied(found.expected, asked.task)
         groups = [list(ids) for ids in asked.batch.split(found.expected)] if asked.batch else [found.expected]
-        again = allowed.batch(self._config, self._machines, found.ref, found.consent, self._remember)
+        again = allowed.batch(self._connect, self._machines, found.ref, found.consent, self._remember)
 
         def allow(ids: Sequence[str]) -> None:
             if ids == groups[0]:  # the step before has just asked whether they are idle
-                allowed.require_held(self._config, found.ref)
+                allowed.require_held(self._connect, found.ref)
                 return
             found.looks.append(f"before batch {groups.index(list(ids)) + 1}")
             again(ids)
@@ -353,6 +353,9 @@ class Deploy:
     def _config(self) -> config.Config:
         return config.parse(self._opts)
 
+    def _connect(self) -> Token:
+        return tokens.connect(self._opts, self._tell, self.record.caller)
+
     @functools.cached_property
     def _machines(self) -> Machines:
         return machines.connect(self._opts, self._request.ssh, "deploytoken.ssh")
@@ -444,7 +447,7 @@ class Deploy:
                 check=asked.health,
                 ref=self.record.ref,
                 allowed=allowed.batch(
-                    self._config, self._machines, self.record.ref, self.record.consent, self._remember
+                    self._connect, self._machines, self.record.ref, self.record.consent, self._remember
                 ),
                 notes=notes,
                 tell=self._tell,
@@ -462,7 +465,7 @@ class Deploy:
         found = self.record
         rebooted = found.reboots.rebooted
         try:
-            with Token(self._config, notify=functools.partial(events.notify, self._opts, self._tell)) as token:
+            with self._connect() as token:
                 agreed = ending.shortened(found.consented() or "") if end.began else ""
                 answer = release(
                     token,
