@@ -45,6 +45,17 @@ def test_the_rules_of_the_page_come_from_two_keys():
     assert parse(history={"newest": "last", "heading": None}).rules == page.Rules(newest="last")
 
 
+def test_people_have_names_for_the_page_by_their_login():
+    assert parse(people={"alice": " Alice Adams ", "CORP\\bob": "Bob"}).people == {
+        "alice": "Alice Adams",
+        "CORP\\bob": "Bob",
+    }
+    assert parse(people=None).people == parse().people == {}
+    refused(
+        "^deploytoken.people.bob: 'Niemand' is the word for a free token", people={"bob": "Niemand"}, nobody="niemand"
+    )
+
+
 @pytest.mark.parametrize("opts", [{}, {"deploytoken": None}, {"deploytoken": {}}, {"deploytoken": {"store": ""}}])
 def test_without_a_store_both_kinds_are_shown(opts):
     with pytest.raises(errors.Invalid, match=r"^deploytoken: .*https://.*sqlite:////"):
@@ -67,6 +78,10 @@ def test_a_section_that_is_no_mapping_is_refused(section):
     [
         ("store", [3, ["x"], "a\nb", " ", "http://[::1/projects/p/wiki/T", "http://ex\u2100.org/", "http://a:b/"]),
         ("name", [3, "", "Al\tice", ["Alice"]]),
+        ("people", ["alice", ["alice"], 3]),
+        (r"people\.alice", [{"alice": name} for name in (None, 3, "", "Al\tice", "Al (ice", "nobody", ["Alice"])]),
+        (r"people\.1000", [{1000: "Alice"}]),
+        (r"people\.sudo_alice", [{"sudo_alice": "Alice"}]),
         ("nobody", [False, "", "no\nbody", "*", "nobody (free)", "Held by:"]),
         ("timeout", [0, -1, "soon", True, 3601, "2h", []]),
         ("deadline", [0, "x", None, 4000]),
@@ -81,7 +96,7 @@ def test_a_section_that_is_no_mapping_is_refused(section):
 )
 def test_every_mistake_names_its_key(key, values):
     for value in values:
-        refused(rf"^deploytoken\.{key}: ", **{key: value})
+        refused(rf"^deploytoken\.{key}: ", **{key.partition("\\")[0]: value})
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ The master's configuration under the key ``deploytoken``, checked as a whole bef
     deploytoken:
       store: https://crm.example.org/projects/ocds/wiki/Deploy_token   # as copied from the browser
       api_key: sdb://vault/redmine_api_key      # or api_key_file: /etc/salt/redmine.key
-      name: Alice                               # default: first and last name of the API key's owner
+      people: {alice: Alice Adams}              # by login: names for the page
+      name: Alice                               # of root, where one person uses it; default: the API key's owner
       timeout: 10                               # seconds, for the whole of one request
       deadline: 60                              # seconds, for one acquire or release with its resends
       nobody: nobody                            # the word on the page for a free token
@@ -27,7 +28,7 @@ import os
 import pwd
 import ssl
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ KEYS = (
     "api_key",
     "api_key_file",
     "name",
+    "people",
     "timeout",
     "deadline",
     "nobody",
@@ -73,6 +75,7 @@ class Config:
     api_key: str | None = None
     api_key_file: str | None = None
     name: str | None = None
+    people: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 10.0
     deadline: float = 60.0
     verify: bool | str = True  # never False
@@ -99,15 +102,17 @@ def parse(opts: Mapping[str, Any]) -> Config:
     _refuse_unknown(raw, KEYS, "deploytoken")
     if not raw.get("store"):
         raise errors.Invalid(_BOTH_WAYS)
+    rules = _rules(raw)
     return Config(
         store=_store(raw),
         api_key=_api_key(raw),
         api_key_file=_key_file(raw),
         name=_line(raw, "name"),
+        people=_people(raw, rules.nobody),
         timeout=_seconds(raw, "timeout", Config.timeout),
         deadline=_seconds(raw, "deadline", Config.deadline),
         verify=_verify(raw),
-        rules=_rules(raw),
+        rules=rules,
         repositories=settings.parse(raw.get("repositories")),
         ssh_gate=values.boolean(raw.get("ssh_gate", Config.ssh_gate), "deploytoken.ssh_gate"),
         patience=patience(opts),
@@ -241,6 +246,19 @@ def _key_alone(value: str, name: str) -> str:
     if not (value.isascii() and value.isprintable()) or " " in value:
         raise errors.Invalid(f"deploytoken.{name}: holds characters that no API key has")
     return value
+
+
+def _people(raw: Mapping[str, Any], nobody: str) -> dict[str, str]:
+    key = "deploytoken.people"
+    people = {} if raw.get("people") is None else raw["people"]
+    if not isinstance(people, dict):
+        raise errors.Invalid(f"{key}: must be a mapping of logins to names, such as {{alice: Alice Adams}}")
+    for user in people:
+        if not isinstance(user, str):
+            raise errors.Invalid(f"{key}.{user}: YAML does not read this login as text; put it into quotes")
+        if user.startswith("sudo_"):
+            raise errors.Invalid(f"{key}.{user}: Salt's word for sudo; write the login alone")
+    return {user: page.check_name(_line(people, user, key) or "", f"{key}.{user}", nobody) for user in people}
 
 
 def _rules(raw: Mapping[str, Any]) -> page.Rules:
