@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from saltext.deploytoken import config, errors
-from saltext.deploytoken.doctor import minions, token_page
+from saltext.deploytoken import config, errors, people
+from saltext.deploytoken.doctor import accounts, minions, token_page
 from saltext.deploytoken.stores.base import Check
 from saltext.deploytoken.text import printable
 from saltext.deploytoken.token import Token
 
 
-def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, Any]:
+def examine(opts: Mapping[str, Any], scratch: str | None = None, user: str | None = None) -> dict[str, Any]:
     """
     Return ``checks``, each with ``name``, ``ok`` (True, False, or None where it cannot tell) and ``text``.
 
@@ -25,6 +25,8 @@ def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, An
         The master's options.
     ``scratch`` (str)
         The address of a page in the same Redmine that may be written to.
+    ``user`` (str)
+        What Salt says of the caller; see :func:`people.account`.
 
     :raises errors.Invalid: the configuration is wrong, or the scratch page is none.
     :raises errors.StoreError: a check failed.
@@ -40,6 +42,7 @@ def examine(opts: Mapping[str, Any], scratch: str | None = None) -> dict[str, An
             functions = master.functions(opts)
             done += token_page.configured(token)
             done += token_page.page_checks(token)
+            done += accounts.checks(token.config.people, people.account(opts, user))
             if scratch is not None:
                 done += token_page.scratch_checks(token.store, scratch)
             done += master.repository_checks(functions, token.config.repositories)
