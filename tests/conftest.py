@@ -1,6 +1,8 @@
 """Fixtures for all suites: see tests/README.md. Nothing starts before a test asks for it."""
 
+import contextlib
 import logging
+import os
 import pathlib
 import signal
 
@@ -10,6 +12,11 @@ from tests.support.imports import comes_to_salt, functions_with_salt
 from tests.support.proxy import FaultProxy
 
 CHECKOUT = pathlib.Path(__file__).resolve().parent.parent
+
+# Whoever runs the suite with sudo, or after su, types nothing in its tests (saltext.deploytoken.people).
+os.environ.pop("SUDO_USER", None)
+with contextlib.suppress(OSError):  # without root, the login is the user of the tests
+    pathlib.Path("/proc/self/loginuid").write_text(str(2**32 - 1))
 
 
 @pytest.fixture(scope="session")
