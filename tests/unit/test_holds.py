@@ -6,9 +6,10 @@ import pytest
 
 from saltext.deploytoken import config, errors, page
 from saltext.deploytoken.page import Hold
+from saltext.deploytoken.people import Account
 from saltext.deploytoken.token import Token
 
-ALICE, BOB = ("alice@master1", "Alice"), ("bob@master1", "Bob")
+ALICE, BOB = ("alice", "Alice"), ("bob", "Bob")
 JOB, OTHER = "20261122223001123456@master1", "20261122223002123456@master1"
 NEVER = "0badc0de"
 
@@ -27,7 +28,8 @@ def person(store, monkeypatch):
     """``person(ALICE, runs=…)``: the token as this person types at it; ``name`` in the configuration is hers alone."""
 
     def person(who, runs=None, **options):
-        account, name = who
+        user, name = who
+        account = Account(user, "master1", plain=True)
         return Token(config.parse({"deploytoken": {"store": store, "name": name, **options}}), None, account, runs)
 
     return person
@@ -74,7 +76,7 @@ def test_a_release_without_a_ref_ends_ones_own_hold_and_nobody_elses(person):
 
 
 def test_two_people_with_one_account_are_told_apart_by_the_name_that_they_give(person):
-    root = ("root@master1", None)
+    root = ("root", None)
     person(root).acquire("upgrade", name="Alice")
 
     with pytest.raises(errors.NotYours):

@@ -87,8 +87,12 @@ def account(opts: Mapping[str, Any], user: str | None = None) -> Account:
     else:
         found = _of_job(user)
     own = login()
-    master = str(opts.get("id") or socket.gethostname()).removesuffix("_master")
-    return Account(found or own, master, plain=found in (None, "root", own))
+    return Account(found or own, master(opts), plain=found in (None, "root", own))
+
+
+def master(opts: Mapping[str, Any]) -> str:
+    """Return the master's name: its ID, without ``_master`` at its end."""
+    return str(opts.get("id") or socket.gethostname()).removesuffix("_master")
 
 
 def operator(given: str | None, config: Config, store: Store, account: Account) -> str:

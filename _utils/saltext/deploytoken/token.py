@@ -18,6 +18,7 @@ from saltext.deploytoken import errors, history, page, people, protocol, stores,
 from saltext.deploytoken.config import Config
 from saltext.deploytoken.history import Comment
 from saltext.deploytoken.page import Hold
+from saltext.deploytoken.people import Account
 from saltext.deploytoken.protocol import Right
 from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
 
@@ -71,7 +72,7 @@ class Token:
     ``notify`` (callable)
         Called with a tag's last word and a dict, for every event; see ``docs/events.md``.
     ``account``
-        Of the person who acts; see :func:`people.account`.
+        Of the person who acts; see :func:`people.account`. Default: whoever runs this process.
     ``runs`` (callable)
         Says whether a job on the holder's line still runs; None where it cannot be told.
     """
@@ -80,14 +81,15 @@ class Token:
         self,
         config: Config,
         notify: Notify | None = None,
-        account: str | None = None,
+        account: Account | None = None,
         runs: Callable[[str], bool | None] | None = None,
         clock: Clock = time,
     ):
         self.config = config
         self.store = stores.connect(config)
         self._notify = notify or (lambda event, data: None)
-        self._account = account
+        self._who = account or people.account({})
+        self._account = str(self._who)
         self._runs = runs or (lambda job: None)
         self._clock = clock
 
@@ -141,7 +143,7 @@ class Token:
 
     def operator(self, name: str | None = None) -> str:
         """Return the operator's name; see :func:`people.operator`."""
-        return people.operator(name, self.config, self.store)
+        return people.operator(name, self.config, self.store, self._who)
 
     def acquire(
         self,

@@ -19,7 +19,7 @@ from typing import Any
 import salt.payload
 import salt.utils.jid
 
-from saltext.deploytoken import errors, files
+from saltext.deploytoken import errors, files, people
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def runs(opts: Mapping[str, Any], job: str) -> bool | None:
 
 
 def _master(opts: Mapping[str, Any]) -> str:
-    return re.sub(r"[^\w.-]", "-", str(opts["id"]).removesuffix("_master"))
+    return re.sub(r"[^\w.-]", "-", people.master(opts))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-from saltext.deploytoken import config, events
+from saltext.deploytoken import config, events, people
 from saltext.deploytoken.deploy import jobs
 from saltext.deploytoken.machines.base import Tell
 from saltext.deploytoken.token import Token
@@ -21,11 +21,11 @@ def connect(opts: Mapping[str, Any], tell: Tell, user: str | None = None) -> Tok
     ``tell`` (callable)
         Called with lines of progress.
     ``user`` (str)
-        Who started this, as Salt says. Default: who is typing.
+        Who started this, as Salt says; see :func:`people.account`.
     """
     return Token(
         config.parse(opts),
         notify=functools.partial(events.notify, opts, tell),
-        account=None,
+        account=people.account(opts, user),
         runs=functools.partial(jobs.runs, opts),
     )

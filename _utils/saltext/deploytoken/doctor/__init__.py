@@ -35,7 +35,7 @@ def examine(opts: Mapping[str, Any], scratch: str | None = None, user: str | Non
     """
     done: list[Check] = []
     try:
-        with Token(config.parse(opts)) as token:
+        with Token(config.parse(opts), account=people.account(opts, user)) as token:
             # Late: Salt's loaders are heavy imports, and who mends the configuration waits for none of them.
             from saltext.deploytoken.doctor import master
 
