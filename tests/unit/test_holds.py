@@ -147,7 +147,8 @@ def test_a_line_that_is_mended_by_hand_is_not_taken_for_a_page_that_was_set_back
     save(alice, "Held by:", "Held:")
     save(alice, "Held:", "Held by:")
 
-    assert alice.require_held(ref)["account"] == "alice@master1"
+    alice.require_held(ref)
+    assert alice.status()["account"] == "alice@master1"
 
 
 def test_ones_own_hold_is_answered_with_the_way_on_and_anothers_with_the_ways_out(person):
@@ -243,6 +244,18 @@ def test_a_job_may_be_at_work_under_anothers_hold(person):
 
     assert person(ALICE).status()["account"] == "alice@master1"
     assert person(ALICE).status()["expected_until"]
+
+
+def test_a_look_takes_one_request_while_a_job_is_at_work(person, monkeypatch):
+    alice = person(ALICE)
+    ref = alice.acquire("a day of work")["ref"]
+    alice.begin(ref, JOB)
+    asked = []
+    monkeypatch.setattr(alice.store, "read_version", asked.append)
+
+    alice.require_held(ref)
+
+    assert asked == []
 
 
 def test_what_was_deployed_in_a_session_stands_in_its_one_entry(person):

@@ -358,11 +358,16 @@ def note(entry: str, comment: str, rules: Rules, ref: str) -> Steps[Outcome]:
         sent, more = True, (yield Pause())
 
 
-def origin(rules: Rules) -> Steps[tuple[Page, Hold | None, Origin]]:
-    """Read the page, who holds the token, and how that hold began."""
+def origin(rules: Rules, whole: bool = True) -> Steps[tuple[Page, Hold | None, Origin]]:
+    """
+    Read the page, who holds the token, and how that hold began.
+
+    Without ``whole``, only find out whether it has ended before: that takes one request, unless somebody edited the
+    page by hand.
+    """
     found = yield Read()
     hold = page.read(found.text, rules)
-    return found, hold, (yield from _origin(found, hold, rules)) if hold else Origin()
+    return found, hold, (yield from _origin(found, hold, rules, whole)) if hold else Origin()
 
 
 def describe(hold: Hold | None, version: int) -> dict[str, Any]:
@@ -377,8 +382,12 @@ def describe(hold: Hold | None, version: int) -> dict[str, Any]:
     }
 
 
-def _origin(found: Page, hold: Hold, rules: Rules) -> Steps[Origin]:
-    """Go back through the versions to the one in which ``hold`` was taken; usually it is ``found`` itself."""
+def _origin(found: Page, hold: Hold, rules: Rules, whole: bool = True) -> Steps[Origin]:
+    """
+    Go back through the versions to the one in which ``hold`` was taken; usually it is ``found`` itself.
+
+    Without ``whole``, only to the last one that a command saved under the hold: it had not ended then.
+    """
     done: list[str] = []
     without: int | None = None  # the oldest version seen that does not have the hold
     if not hold.ref:
@@ -402,6 +411,8 @@ def _origin(found: Page, hold: Hold, rules: Rules) -> Steps[Origin]:
                 return Origin(comment.by, comment.jid, seen.saved, tuple(done))
             if comment.verb == "end" and comment.words:
                 done.insert(0, page.tame(comment.words))
+            if not whole:
+                break
     return Origin(done=tuple(done))
 
 

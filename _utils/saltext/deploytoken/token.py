@@ -118,22 +118,30 @@ class Token:
             "ended_before": origin.ended,
         }
 
-    def require_held(self, ref: str) -> dict[str, Any]:
+    def look(self) -> dict[str, Any]:
         """
-        Return the :meth:`status`, if the token is held under ``ref`` now.
+        Return who holds the token now, in one request: as :meth:`acquire` does.
 
-        :raises errors.NotYours: it is not. The error's ``token`` is the status.
+        :raises errors.NotYours: the page was set back to a hold that has ended.
+        """
+        found, hold, origin = self._drive(protocol.origin(self.config.rules, whole=False), [])
+        answer = self._answer(hold, found.version)
+        if origin.ended is not None:
+            raise errors.NotYours(protocol.set_back(answer["ref"], origin.ended), token=answer)
+        return answer
+
+    def require_held(self, ref: str) -> None:
+        """
+        Look whether the token is held under ``ref`` now.
+
+        :raises errors.NotYours: it is not. The error's ``token`` says who holds it.
         """
         ref = values.ref(ref)
-        status = self.status()
-        if status["ref"] != ref:
-            reason = f" ({status['reason']})" if status["reason"] else ""
-            now = f"{status['held_by']} holds the token{reason}" if status["held_by"] else "nobody holds it"
-            raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=status)
-        if status["ended_before"]:
-            ended = protocol.set_back(ref, status["ended_before"])
-            raise errors.NotYours(f"{ended}; nothing more is started", token=status)
-        return status
+        found = self.look()
+        if found["ref"] != ref:
+            reason = f" ({found['reason']})" if found["reason"] else ""
+            now = f"{found['held_by']} holds the token{reason}" if found["held_by"] else "nobody holds it"
+            raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=found)
 
     def history(self, limit: int) -> dict[str, Any]:
         """Return the last ``limit`` holds; see :func:`history.past`."""

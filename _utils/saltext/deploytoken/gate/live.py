@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from saltext.deploytoken import config, errors, files, protocol, token
+from saltext.deploytoken import config, errors, files, token
 from saltext.deploytoken.gate import glass
 
 log = logging.getLogger(__name__)
@@ -120,15 +120,13 @@ def _will_do(last: Mapping[str, Any], ref: str | None, arrived: float) -> bool:
 
 
 def _ask(conf: config.Config) -> dict[str, Any]:
-    """Ask the wiki, once and not for long: one look is one request, and a store limits the time of all of it."""
+    """Ask the wiki, once and not for long: a look is one request (two after an edit by hand)."""
     return _or_error(lambda: _status(dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT))))
 
 
 def _status(conf: config.Config) -> dict[str, Any]:
     with token.Token(conf) as live:
-        status = live.status()
-    if status["ended_before"]:
-        raise errors.NotYours(protocol.set_back(status["ref"], status["ended_before"]))
+        status = live.look()
     return {key: status[key] for key in ("held_by", "ref", "reason", "since")}
 
 
