@@ -4,6 +4,9 @@ A real Redmine for the tests: Debian's package, but an instance of its own in a 
 Debian's Redmine keeps each instance in ``/usr/share/redmine/instances/$REDMINE_INSTANCE``. A relative path in that
 variable leads to any folder, so that no file of the machine's own instance is ever opened, and no root is needed.
 The migrated and seeded database is cached (migrating takes 15 s, copying nothing).
+
+Another release of Debian has another Redmine. Where the environment names the folder of such a system in
+``DEPLOYTOKEN_REDMINE``, that one is started in its place, with chroot: tests/README.md says how to have one.
 """
 
 import contextlib
@@ -22,6 +25,8 @@ import urllib.request
 
 from tests.support import process, wait
 
+#: The system whose Redmine is started.
+ROOT = pathlib.Path(os.environ.get("DEPLOYTOKEN_REDMINE") or "/")
 HOME = pathlib.Path("/usr/share/redmine")
 # Debian's Ruby, whatever else stands on the caller's PATH.
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -67,8 +72,8 @@ class Redmine:
     # Starting and ending
 
     def start(self):
-        if not HOME.is_dir():
-            raise AssertionError("Redmine is not installed: run script/test, which installs it")
+        if not self._at_root(HOME).is_dir():
+            raise AssertionError(f"Redmine is not installed in {ROOT}: run script/test, which installs it in /")
         for name in ("config", "log", "tmp", "files"):
             (self.folder / name).mkdir(parents=True, exist_ok=True)
         self._configure()
@@ -96,8 +101,24 @@ class Redmine:
             **more,
         }
 
+    @staticmethod
+    def _at_root(path):
+        return ROOT / path.relative_to("/")
+
+    def _inside(self, *command):
+        """``command`` in Redmine's folder of the system :py:data:`ROOT`, which sees this instance's folder as well."""
+        enter = 'cd "$0" && exec "$@"'
+        words = ["sh", "-c", enter, HOME, *command]
+        if str(ROOT) != "/":
+            # Mounted for this process alone: they go with it.
+            mount = 'mkdir -p "$0$1" && mount --bind "$1" "$0$1" && shift && exec chroot "$0" "$@"'
+            words = ["unshare", "--mount", "sh", "-c", mount, ROOT, self.folder.resolve(), *words]
+        return [str(word) for word in words]
+
     def _prepare(self):
-        stamp = hashlib.sha256(SEED.read_bytes() + (HOME / "lib/redmine/version.rb").read_bytes()).hexdigest()[:16]
+        stamp = hashlib.sha256(
+            SEED.read_bytes() + self._at_root(HOME / "lib/redmine/version.rb").read_bytes()
+        ).hexdigest()[:16]
         database, keys = self.cache / f"{stamp}.sqlite3", self.cache / f"{stamp}.json"
         self.cache.mkdir(parents=True, exist_ok=True)
         with (self.cache / "lock").open("w") as lock:
@@ -110,7 +131,8 @@ class Redmine:
     def _fill(self, database, keys):
         seeded = self.folder / "keys.json"
         self._bundle("rake", "db:migrate", SCHEMA=str(self.folder / "schema.rb"))
-        self._bundle("rails", "runner", SEED, SEED_KEYS=str(seeded))
+        seed = shutil.copy(SEED, self.folder)
+        self._bundle("rails", "runner", seed, SEED_KEYS=str(seeded))
         for made, kept in ((self.database, database), (seeded, keys)):
             partial = kept.with_name(f"{kept.name}.partial")  # not taken for whole when this is interrupted
             shutil.copyfile(made, partial)
@@ -118,8 +140,7 @@ class Redmine:
 
     def _bundle(self, *command, **environment):
         done = subprocess.run(
-            ["/usr/bin/bundle", "exec", *map(str, command)],
-            cwd=HOME,
+            self._inside("/usr/bin/bundle", "exec", *command),
             env=self._environment(**environment),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -131,23 +152,10 @@ class Redmine:
             raise AssertionError(f"{' '.join(map(str, command))} failed:\n{said}")
 
     def _serve(self):
-        self._process = process.start(
-            [
-                "/usr/bin/puma",
-                "-C",
-                "-",
-                "-e",
-                "production",
-                "-t",
-                "4:8",
-                "-b",
-                f"tcp://127.0.0.1:{self.port}",
-                "config.ru",
-            ],
-            self.output,
-            cwd=HOME,
-            env=self._environment(),
-        )
+        address = f"tcp://127.0.0.1:{self.port}"
+        options = ["-C", "-", "-e", "production", "-t", "4:8", "-b", address]
+        command = self._inside("/usr/bin/puma", *options, "config.ru")
+        self._process = process.start(command, self.output, env=self._environment())
 
         def up():
             if self._process.poll() is not None:
