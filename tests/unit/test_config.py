@@ -89,6 +89,9 @@ def test_a_section_that_is_no_mapping_is_refused(section):
         # False, and what requests would take for it, must not switch anything off.
         ("verify", [False, None, 0, 1, "", [], {}, "no", "ca.pem", "/nonexistent/ca.pem", "/", __file__]),
         ("history", ["x", [], 3]),
+        ("auth", ["deploy", [], 3, {}, {"username": "deploy"}, {"password": KEY}]),
+        ("cert", ["", 3, [], ["/nonexistent"], {}, "client.pem", "/", "/nonexistent/client.pem"]),
+        ("proxy", ["", 3, [], "proxy:3128", "socks5://proxy", "http://", "http://a:b", "http://proxy/way"]),
         ("api_key", ["", " ", None, 3, "two words", "sch\u00f6n", "sdb://vault/key"]),
         ("api_key_file", ["", None, 3, "/nonexistent/key", "/"]),
         ("typo", [1]),
@@ -97,6 +100,75 @@ def test_a_section_that_is_no_mapping_is_refused(section):
 def test_every_mistake_names_its_key(key, values):
     for value in values:
         refused(rf"^deploytoken\.{key}: ", **{key.partition("\\")[0]: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "more"),
+    [
+        ("auth.username", {"username": "a:b"}),
+        ("auth.username", {"username": 3}),
+        ("auth.password", {"password": 1234}),
+        ("auth.password", {"password": "sdb://vault/nothing"}),
+        ("auth.password", {"password": "a\nb"}),
+        ("auth.password", {"password_file": "/nonexistent/password"}),
+        ("auth.password_file", {"password": None, "password_file": "password"}),
+        ("auth.realm", {"realm": "Intranet"}),
+        ("proxy.url", {"url": None}),
+        ("proxy.url", {"url": "proxy"}),
+        ("proxy.password", {"url": "http://proxy", "password": 1234}),
+        ("proxy", {"url": "http://proxy", "username": None}),
+    ],
+)
+def test_every_mistake_about_who_is_there_names_its_key(key, more):
+    """A password beside its file, a name without a password, and so on."""
+    given = {
+        name: value for name, value in {"username": "deploy", "password": KEY, **more}.items() if value is not None
+    }
+    refused(rf"^deploytoken\.{key}: ", **{key.partition(".")[0]: given})
+
+
+def test_a_password_in_front_is_kept_as_it_is_and_shown_nowhere(tmp_path):
+    path = tmp_path / "password"
+    path.write_text(f" {KEY} é:\r\n")
+    file = {"username": "jürgen", "password_file": str(path)}
+
+    parsed = parse(auth=file, proxy={"url": "https://proxy.example.org:3129/", **file})
+
+    assert (parsed.auth.username, parsed.auth.password) == ("jürgen", f" {KEY} é:")
+    assert parsed.proxy == "https://proxy.example.org:3129"
+    assert parsed.proxy_auth == parsed.auth
+    assert KEY not in f"{parsed!r} {parsed.auth!r} {parsed.auth}"
+    assert parse(proxy="http://proxy").proxy == "http://proxy"
+    for url in (f"http://deploy:{KEY}@proxy", f"http://{KEY}@proxy"):
+        refused(r"^deploytoken\.proxy: holds a name or password; give deploytoken\.proxy\.username", proxy=url)
+    # requests would not ask that proxy for its certificate.
+    refused(r"^deploytoken\.proxy: a proxy with https", proxy="https://proxy", store=STORE.replace("https", "http"))
+
+
+def test_a_client_certificate_comes_with_its_own_key(tmp_path):
+    ca, other = trustme.CA(), trustme.CA()
+    certificate, key, both, secret = (tmp_path / name for name in ("client.crt", "client.key", "both", "secret"))
+    client = ca.issue_cert("deploy@example.org")
+    client.cert_chain_pems[0].write_to_path(certificate)
+    client.private_key_pem.write_to_path(key)
+    client.private_key_and_cert_chain_pem.write_to_path(both)
+    secret.write_bytes(key.read_bytes().replace(b" PRIVATE", b" ENCRYPTED PRIVATE"))
+
+    assert parse(cert=str(both)).cert == (str(both), str(both))
+    assert parse(cert=[str(certificate), str(key)]).cert == (str(certificate), str(key))
+    for cert, where, why in (
+        ([certificate, key, key], "", "a list of these two files"),
+        ([key, certificate], ".0", "no certificate in PEM form"),
+        (certificate, "", "no private key; give a list of both"),
+        ([certificate, certificate], ".1", "no private key"),
+        ([certificate, "client.key"], ".1", "must be the absolute path"),
+        ([certificate, tmp_path / "missing"], ".1", "No such file"),
+        ([certificate, secret], ".1", f"needs a password.*`openssl pkey -in {secret} -out NEWFILE`"),
+    ):
+        given = [str(each) for each in cert] if isinstance(cert, list) else str(cert)
+        refused(rf"^deploytoken\.cert{where}: .*{why}", cert=given)
+    other.issue_cert("deploy@example.org").private_key_pem.write_to_path(key)
+    refused(r"^deploytoken\.cert\.1: .* is not that of the certificate in ", cert=[str(certificate), str(key)])
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def test_every_exit_code_has_its_part_of_the_messages(failure):
     assert f"\n## {failure.code}: `{failure.reason}`\n" in text("docs/messages.md")
 
 
-@pytest.mark.parametrize("name", [*config.KEYS, *config.HISTORY_KEYS])
+@pytest.mark.parametrize("name", [*config.KEYS, *config.AUTH_KEYS, *config.HISTORY_KEYS])
 def test_every_key_stands_in_the_configuration_with_its_default(name):
     page = rows(text("docs/configuration.md"))
     fields = [*dataclasses.fields(config.Config), *dataclasses.fields(token_page.Rules)]

@@ -6,6 +6,11 @@ The master's configuration under the key ``deploytoken``, checked as a whole bef
     deploytoken:
       store: https://crm.example.org/projects/ocds/wiki/Deploy_token   # as copied from the browser
       api_key: sdb://vault/redmine_api_key      # or api_key_file: /etc/salt/redmine.key
+      auth:                                     # HTTP basic authentication of a web server in front of Redmine
+        username: deploy
+        password: sdb://vault/intranet          # or password_file: /etc/salt/intranet.password
+      cert: /etc/salt/client.pem                # a client certificate with its key, or [CERTIFICATE, KEY]
+      proxy: http://proxy.example.org:3128      # or a mapping of url, username, and password or password_file
       people: {alice: Alice Adams}              # by login: names for the page
       name: Alice                               # of root, where one person uses it; default: the API key's owner
       timeout: 10                               # seconds, for the whole of one request
@@ -31,7 +36,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from saltext.deploytoken import errors, page, values
 from saltext.deploytoken.repositories import settings
@@ -41,6 +46,9 @@ KEYS = (
     "store",
     "api_key",
     "api_key_file",
+    "auth",
+    "cert",
+    "proxy",
     "name",
     "people",
     "timeout",
@@ -52,6 +60,8 @@ KEYS = (
     "ssh_gate",
     "patience",
 )
+#: Below ``auth``, and below ``proxy`` beside ``url``.
+AUTH_KEYS = ("username", "password", "password_file")
 #: Below ``history``.
 HISTORY_KEYS = ("heading", "entry", "newest")
 
@@ -63,17 +73,31 @@ _BOTH_WAYS = (
 
 
 @dataclass(frozen=True)
+class Credentials:
+    """A name and its password. ``file`` is where the password comes from, if from a file."""
+
+    username: str
+    password: str = field(repr=False)
+    file: str | None = None
+
+
+@dataclass(frozen=True)
 class Config:
     """
     The checked configuration; see the module's text for each key.
 
     ``rules`` are the keys ``nobody`` and ``history``. ``api_key`` is the key itself, also where it comes from
-    ``api_key_file``.
+    ``api_key_file``. ``cert`` are the files of the certificate and of its key, which may be one. ``proxy`` is an
+    address without credentials; those are ``proxy_auth``.
     """
 
     store: str
     api_key: str | None = None
     api_key_file: str | None = None
+    auth: Credentials | None = None
+    cert: tuple[str, str] | None = None
+    proxy: str | None = None
+    proxy_auth: Credentials | None = None
     name: str | None = None
     people: Mapping[str, str] = field(default_factory=dict)
     timeout: float = 10.0
@@ -87,6 +111,17 @@ class Config:
     def __repr__(self) -> str:
         # A key must not end up in a log or a traceback.
         return f"Config(store={self.store!r})"
+
+    @property
+    def secret_files(self) -> dict[str, str]:
+        """The files that only Salt may read, by what they hold."""
+        found = {
+            "key file": self.api_key_file,
+            "password file": self.auth and self.auth.file,
+            "certificate's key": self.cert and self.cert[1],
+            "proxy's password file": self.proxy_auth and self.proxy_auth.file,
+        }
+        return {what: path for what, path in found.items() if path}
 
 
 def parse(opts: Mapping[str, Any]) -> Config:
@@ -103,10 +138,15 @@ def parse(opts: Mapping[str, Any]) -> Config:
     if not raw.get("store"):
         raise errors.Invalid(_BOTH_WAYS)
     rules = _rules(raw)
+    proxy, proxy_auth = _proxy(raw)
     return Config(
         store=_store(raw),
         api_key=_api_key(raw),
-        api_key_file=_key_file(raw),
+        api_key_file=_path(raw, "api_key_file"),
+        auth=_auth(raw),
+        cert=_cert(raw),
+        proxy=proxy,
+        proxy_auth=proxy_auth,
         name=_line(raw, "name"),
         people=_people(raw, rules.nobody),
         timeout=_seconds(raw, "timeout", Config.timeout),
@@ -159,12 +199,20 @@ def _line(raw: Mapping[str, Any], name: str, key: str = "deploytoken") -> str | 
 
 def _store(raw: Mapping[str, Any]) -> str:
     value = _line(raw, "store") or ""
+    if _parts(value) is None:
+        raise errors.Invalid("deploytoken.store: no browser would take this address; copy it from there")
+    return value
+
+
+def _parts(address: str) -> SplitResult | None:
+    """Return the parts of an address; None if it is malformed."""
     try:
         # urlsplit() rejects some malformed addresses; reading .port rejects the rest.
-        urlsplit(value).port  # noqa: B018
+        parts = urlsplit(address)
+        parts.port  # noqa: B018
     except ValueError:
-        raise errors.Invalid("deploytoken.store: no browser would take this address; copy it from there") from None
-    return value
+        return None
+    return parts
 
 
 def _seconds(raw: Mapping[str, Any], name: str, default: float) -> float:
@@ -199,53 +247,147 @@ def _verify(raw: Mapping[str, Any]) -> bool | str:
 
 
 def _api_key(raw: Mapping[str, Any]) -> str | None:
-    if "api_key" in raw and "api_key_file" in raw:
-        raise errors.Invalid("deploytoken.api_key: give api_key or api_key_file, not both")
-    if "api_key" in raw:
-        value = raw["api_key"]
-        if isinstance(value, int | float):
-            raise errors.Invalid("deploytoken.api_key: YAML reads it as a number; put it into quotes")
-        # Salt resolves sdb:// itself: a missing secret becomes None, an unknown profile stays as it is written.
-        if not isinstance(value, str) or not value.strip() or value.startswith("sdb://"):
-            raise errors.Invalid("deploytoken.api_key: empty, or an sdb:// address that Salt could not resolve")
-        return _key_alone(value, "api_key")
-    path = _key_file(raw)
-    if path is not None:
-        try:
-            value = Path(path).read_text(encoding="ascii")
-        except PermissionError:
-            # Under Salt's own setting `user`, commands that root types run as that user (3008.3).
-            user = pwd.getpwuid(os.geteuid()).pw_name
-            raise errors.Invalid(
-                f"deploytoken.api_key_file: {user}, as whom Salt runs here, may not read {path}; run"
-                f" `chown {user} {path}`"
-            ) from None
-        except (OSError, UnicodeDecodeError) as exc:
-            reason = getattr(exc, "strerror", None) or "not plain text"
-            raise errors.Invalid(f"deploytoken.api_key_file: cannot read {path}: {reason}") from None
-        if not value.strip():
-            raise errors.Invalid(f"deploytoken.api_key_file: {path} is empty")
-        return _key_alone(value, "api_key_file")
-    return None
-
-
-def _key_file(raw: Mapping[str, Any]) -> str | None:
-    """Return the path of the key's file. A ``~`` is the home of the user whose process reads it."""
-    if "api_key_file" not in raw:
+    value = _secret(raw, "api_key")
+    if value is None:
         return None
+    value = value.strip()
+    if not (value.isascii() and value.isprintable()) or " " in value:
+        name = "api_key" if "api_key" in raw else "api_key_file"
+        raise errors.Invalid(f"deploytoken.{name}: holds characters that no API key has")
+    return value
+
+
+def _secret(raw: Mapping[str, Any], name: str, key: str = "deploytoken") -> str | None:
+    """Return the secret under ``name``, or in the file under ``name`` with ``_file`` behind it."""
+    path = _path(raw, f"{name}_file", key)
+    if name not in raw:
+        return path and _in_file(path, f"{key}.{name}_file")
+    if path is not None:
+        raise errors.Invalid(f"{key}.{name}: give {name} or {name}_file, not both")
+    value = raw[name]
+    if isinstance(value, int | float):
+        raise errors.Invalid(f"{key}.{name}: YAML reads it as a number; put it into quotes")
+    # Salt resolves sdb:// itself: a missing secret becomes None, an unknown profile stays as it is written.
+    if not isinstance(value, str) or not value.strip() or value.startswith("sdb://"):
+        raise errors.Invalid(f"{key}.{name}: empty, or an sdb:// address that Salt could not resolve")
+    return value
+
+
+def _in_file(path: str, key: str) -> str:
+    """Return the secret in a file, without the ends of lines that editors put behind it."""
+    try:
+        value = _read(path, key).decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise errors.Invalid(f"{key}: cannot read {path}: not plain text") from None
+    if not value.strip():
+        raise errors.Invalid(f"{key}: {path} is empty")
+    return value
+
+
+def _read(path: str, key: str) -> bytes:
+    try:
+        return Path(path).read_bytes()
+    except PermissionError:
+        # Under Salt's own setting `user`, commands that root types run as that user (3008.3).
+        user = pwd.getpwuid(os.geteuid()).pw_name
+        raise errors.Invalid(
+            f"{key}: {user}, as whom Salt runs here, may not read {path}; run `chown {user} {path}`"
+        ) from None
+    except OSError as exc:
+        raise errors.Invalid(f"{key}: cannot read {path}: {exc.strerror}") from None
+
+
+def _path(raw: Mapping[str, Any], name: str, key: str = "deploytoken") -> str | None:
+    """Return the path of a file, or None without one. A ``~`` is the home of the user whose process reads it."""
+    if name not in raw:
+        return None
+    return _absolute(_line(raw, name, key), f"{key}.{name}")
+
+
+def _absolute(value: Any, key: str) -> str:
     # os.path alone leaves an unknown `~user` as it is.
-    path = os.path.expanduser(_line(raw, "api_key_file") or "")
+    path = os.path.expanduser(value) if isinstance(value, str) else ""
     if not path.startswith("/"):
-        # Each folder in which somebody types a command would have another key.
-        raise errors.Invalid("deploytoken.api_key_file: must be the absolute path of a file")
+        # Each folder in which somebody types a command would have another file.
+        raise errors.Invalid(f"{key}: must be the absolute path of a file")
     return path
 
 
-def _key_alone(value: str, name: str) -> str:
-    value = value.strip()
-    if not (value.isascii() and value.isprintable()) or " " in value:
-        raise errors.Invalid(f"deploytoken.{name}: holds characters that no API key has")
-    return value
+def _auth(raw: Mapping[str, Any]) -> Credentials | None:
+    value = raw.get("auth")
+    if value is None:
+        return None
+    key = "deploytoken.auth"
+    if not isinstance(value, dict):
+        raise errors.Invalid(f"{key}: must be a mapping of username, and password or password_file")
+    _refuse_unknown(value, AUTH_KEYS, key)
+    return _credentials(value, key)
+
+
+def _credentials(raw: Mapping[str, Any], key: str) -> Credentials:
+    username, password = _line(raw, "username", key), _secret(raw, "password", key)
+    if username is None or password is None:
+        raise errors.Invalid(f"{key}: needs username, and password or password_file")
+    if ":" in username:
+        raise errors.Invalid(f"{key}.username: HTTP allows no colon in it")
+    if not password.isprintable():
+        raise errors.Invalid(f"{key}.{'password' if 'password' in raw else 'password_file'}: must be one line of text")
+    return Credentials(username, password, _path(raw, "password_file", key))
+
+
+def _cert(raw: Mapping[str, Any]) -> tuple[str, str] | None:
+    """
+    Return the files of the client certificate and of its key.
+
+    requests would find mistakes in them when it connects, and OpenSSL would ask the terminal for a key's password.
+    """
+    value = raw.get("cert")
+    if value is None:
+        return None
+    key = "deploytoken.cert"
+    if not isinstance(value, str | list) or (isinstance(value, list) and len(value) != 2):
+        raise errors.Invalid(f"{key}: must be a file with a certificate and its key, or a list of these two files")
+    names = [key, key] if isinstance(value, str) else [f"{key}.0", f"{key}.1"]
+    first, second = [value, value] if isinstance(value, str) else value
+    certificate, private = _absolute(first, names[0]), _absolute(second, names[1])
+    if b"-----BEGIN CERTIFICATE-----" not in _read(certificate, names[0]):
+        raise errors.Invalid(f"{names[0]}: {certificate} has no certificate in PEM form")
+    content = _read(private, names[1])
+    if b"PRIVATE KEY-----" not in content:
+        raise errors.Invalid(f"{names[1]}: {private} has no private key; give a list of both files")
+    if b"ENCRYPTED" in content:
+        raise errors.Invalid(
+            f"{names[1]}: the key in {private} needs a password, and nobody is there to type it; write it without by"
+            f" `openssl pkey -in {private} -out NEWFILE`"
+        )
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, private)
+    except ssl.SSLError:
+        raise errors.Invalid(
+            f"{names[1]}: the key in {private} is not that of the certificate in {certificate}"
+        ) from None
+    return certificate, private
+
+
+def _proxy(raw: Mapping[str, Any]) -> tuple[str | None, Credentials | None]:
+    value, key = raw.get("proxy"), "deploytoken.proxy"
+    if value is None:
+        return None, None
+    given = value if isinstance(value, dict) else {"url": value}
+    _refuse_unknown(given, ("url", *AUTH_KEYS), key)
+    name = f"{key}.url" if given is value else key
+    url = given.get("url")
+    parts = _parts(url) if isinstance(url, str) and url.isprintable() else None
+    if parts and (parts.username or parts.password):
+        raise errors.Invalid(f"{name}: holds a name or password; give {key}.username and {key}.password_file instead")
+    # Less than this, requests would complete by guessing; and SOCKS it knows only with another package.
+    if not parts or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
+        raise errors.Invalid(f"{name}: must be the address of an HTTP proxy, such as http://HOST:3128")
+    if parts.scheme == "https" and not _store(raw).startswith("https:"):
+        # requests (2.34, with urllib3 2.8) asks for no certificate of a proxy then, and the API key would go there.
+        raise errors.Invalid(f"{name}: a proxy with https:// is only verified for a store with https://; use http://")
+    asks = any(item in given for item in AUTH_KEYS)
+    return f"{parts.scheme}://{parts.netloc}", _credentials(given, key) if asks else None
 
 
 def _people(raw: Mapping[str, Any], nobody: str) -> dict[str, str]:

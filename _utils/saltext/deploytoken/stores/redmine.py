@@ -21,7 +21,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import ssl
 import threading
 from collections.abc import Iterator, Mapping
 from concurrent import futures
@@ -32,7 +31,7 @@ import requests
 import urllib3
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.stores import redmine_checks
+from saltext.deploytoken.stores import redmine_checks, redmine_front
 from saltext.deploytoken.stores.base import Check, Conflict, Missing, Page, Store, Unanswered
 from saltext.deploytoken.text import printable, shortened
 
@@ -70,16 +69,7 @@ class Redmine(Store):
         self.title = match["title"]
         self.url = f"{self.base}/projects/{self.project}/wiki/{self.title}"
         self._config = config
-        self._session = self._new_session()
-
-    def _new_session(self) -> requests.Session:
-        session = requests.Session()
-        # Not from the environment: a .netrc entry would replace the key, a proxy would see it.
-        session.trust_env = False
-        session.verify = self._config.verify
-        session.headers["X-Redmine-API-Key"] = self._config.api_key or ""
-        session.headers["Accept"] = "application/json"
-        return session
+        self._session = redmine_front.session(config)
 
     def read(self) -> Page:
         return self._page(*self._request("GET", f"{self.url}.json"))
@@ -153,7 +143,7 @@ class Redmine(Store):
         """
         Return the status and the headers of a GET, and the object under ``key`` in its body; for the doctor.
 
-        No status is an error here; without such an object, it is None.
+        No status of Redmine's is an error here; without such an object, it is None.
         """
         status, headers, body = self._send("GET", f"{self.base}{path}")
         return status, headers, _parsed(status, body, key)
@@ -201,7 +191,7 @@ class Redmine(Store):
 
     def _send(self, method: str, url: str, data: dict[str, Any] | None = None) -> _Answer:
         """
-        Return the status, headers and body of an answer, whatever it is.
+        Return the status, headers and body of an answer, whatever it is, unless it comes from in front of Redmine.
 
         The whole takes ``timeout`` seconds at most. requests (2.34) bounds each read of the socket, but neither
         headers that come byte by byte nor the look-up of a name. So each request runs in a thread, and this waits for
@@ -225,9 +215,11 @@ class Redmine(Store):
         threading.Thread(target=ask, daemon=True).start()
         # Ctrl-C and signal handlers are not delayed: they come to the thread that waits here.
         if not futures.wait([answer], timeout).done:
-            self._session = self._new_session()
-            raise self._silent(f"not within {timeout:g} seconds")
-        return answer.result()
+            self._session = redmine_front.session(self._config)
+            raise redmine_front.silent(self._host, f"not within {timeout:g} seconds")
+        status, headers, body = answer.result()
+        redmine_front.refuse(self._host, self._config, status, headers.get("WWW-Authenticate", ""), body)
+        return status, headers, body
 
     def _exchange(
         self, session: requests.Session, method: str, url: str, data: dict[str, Any] | None, timeout: float
@@ -243,17 +235,8 @@ class Redmine(Store):
                         raise Unanswered(f"{self._host} answers without end; try again, or ask its administrator")
         # Where an answer is not HTTP, requests lets some errors of urllib3 through, and ValueError.
         except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
-            # Other errors of TLS may come after the write was sent, such as an end without a farewell.
-            if isinstance(cause := _innermost(exc), ssl.SSLCertVerificationError):
-                raise errors.StoreError(
-                    f"{self._host}: the certificate is not accepted ({cause.verify_message.rstrip('.')}); correct the"
-                    " address or the certificate, or set deploytoken.verify to the file of its CA"
-                ) from None
-            raise self._silent(type(_innermost(exc)).__name__) from None
+            raise redmine_front.failure(self._host, self._config, exc) from None
         return response.status_code, response.headers, body
-
-    def _silent(self, how: str) -> Unanswered:
-        return Unanswered(f"{self._host} does not answer ({how}); is it up, and deploytoken.store right?")
 
     def _refuse(self, status: int, location: str | None, body: bytes) -> None:
         """Raise for a status that is a refusal; in our words, because Redmine's bodies are empty."""
@@ -282,17 +265,6 @@ class Redmine(Store):
             raise errors.StoreError(f"{self.url}: Redmine refuses the text: {_reasons(body)}")
         if 400 <= status < 500 and status != 409:
             raise errors.StoreError(f"{self.url} answers with status {status}; check deploytoken.store")
-
-
-def _innermost(exc: BaseException) -> BaseException:
-    """Return the error at the bottom of those that requests and urllib3 wrap around it: its own text is short."""
-    while True:
-        inner = getattr(exc, "reason", None)
-        if not isinstance(inner, Exception):
-            inner = exc.args[0] if exc.args else None
-        if not isinstance(inner, Exception):
-            return exc
-        exc = inner
 
 
 def _without_query(location: str | None) -> str:
