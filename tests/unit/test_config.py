@@ -250,24 +250,28 @@ def test_certificates_are_always_verified_and_with_the_file_that_is_given(tmp_pa
     refused(r"^deploytoken\.verify: .*PEM", verify=str(path))
 
 
-def test_a_key_file_that_everybody_can_read_is_found(tmp_path):
+def test_a_file_with_a_secret_that_everybody_can_read_is_found(tmp_path):
     path = tmp_path / "key"
     path.write_text(KEY)
     opts = {"deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "api_key_file": f"{path} "}}
 
+    file = {"username": "deploy", "password_file": str(path)}
+    more = {"auth": file, "proxy": {"url": "http://proxy", **file}}
+    names = ["key file", "password file", "proxy's password file"]
     for mode, ok in ((0o644, False), (0o602, False), (0o640, True), (0o600, True)):
         path.chmod(mode)
-        found = key_file(opts)
-        assert found.ok is ok
-        assert (f"chmod o-rwx {path}" in found.text) is not ok
+        found = secret_files({"deploytoken": {**opts["deploytoken"], **more}})
+        assert [(check.name, check.ok, f"chmod o-rwx {path}" in check.text) for check in found] == [
+            (name, ok, not ok) for name in names
+        ]
     del opts["deploytoken"]["api_key_file"]
-    assert key_file(opts) is None
+    assert secret_files(opts) == []
 
 
-def key_file(opts):
-    """What the doctor says of the key's file."""
+def secret_files(opts):
+    """What the doctor says of the files with secrets."""
     with Token(config.parse(opts)) as token:
-        return next((check for check in token_page.configured(token) if check.name == "key file"), None)
+        return [check for check in token_page.configured(token) if check.name != "configuration"]
 
 
 def test_a_key_file_that_is_somebody_elses_names_the_user_as_whom_salt_runs(tmp_path):

@@ -28,13 +28,11 @@ _SUCH_AS = {
 def configured(token: Token) -> Iterator[Check]:
     """Yield the checks of the configuration, which has been understood."""
     yield Check("configuration", True, f"understood; the token is on {token.store.url}")
-    path = token.config.api_key_file
-    if path is None:
-        return
-    if Path(path).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        yield Check("key file", False, f"{path} is open to everybody; run `chmod o-rwx {path}`")
-    else:
-        yield Check("key file", True, f"{path} is not open to everybody")
+    for what, path in token.config.secret_files.items():
+        if Path(path).stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
+            yield Check(what, False, f"{path} is open to everybody; run `chmod o-rwx {path}`")
+        else:
+            yield Check(what, True, f"{path} is not open to everybody")
 
 
 def page_checks(token: Token) -> Iterator[Check]:
