@@ -253,7 +253,7 @@ def doctor(scratch=None):
 
 
 @cli.command
-def init(markup="textile"):
+def init(markup=None):
     """
     Create the page, or the SQLite file, if it is missing. No other command creates one.
 
@@ -265,16 +265,25 @@ def init(markup="textile"):
         salt-run deploytoken.init markup=markdown
 
     markup (str)
-        ``textile`` or ``markdown``: how headings are written, as the wiki is set up.
+        ``textile`` or ``markdown``: how headings are written. By default, as the wiki is set up.
 
-    Returns ``created`` (False when the page was there, which is then left alone), and what :py:func:`status` returns.
+    Returns ``created`` (False when the page was there, which is then left alone), for a new page ``markup`` (and a
+    ``note`` if the wiki does not tell which it uses: then it is Textile), and what :py:func:`status` returns.
     Fails with ``store`` or ``invalid``.
     """
     from saltext.deploytoken import page
 
     with _token() as token:
-        created = token.store.create(page.initial(markup, token.config.rules), "init")
-        return {"created": created, **token.status()}
+        written_in = token.store.markup() if markup is None else markup
+        created = token.store.create(page.initial(written_in or "textile", token.config.rules), "init")
+        answer = {"created": created}
+        if created:
+            answer["markup"] = written_in or "textile"
+        if created and written_in is None:
+            answer["note"] = (
+                "the wiki does not tell its markup; if the headings on the page look wrong, correct them there"
+            )
+        return {**answer, **token.status()}
 
 
 def _token():

@@ -595,6 +595,19 @@ def test_of_those_who_create_at_once_exactly_one_does_sqlite(tmp_path):
         assert token.status()["version"] == 1
 
 
+def test_a_new_page_is_written_in_the_markup_of_the_site_redmine(redmine, loaders):
+    """Of all that this Redmine knows. Where it has none, in Textile, and the answer says so."""
+    for markup in (*redmine.markups(), ""):
+        address = f"{redmine.url}/projects/ocds/wiki/New_in_{markup or 'none'}"
+        salt = loaders(deploytoken={"store": address, "api_key": redmine.key("alice"), "name": "Alice"})
+        with redmine.setting("text_formatting", markup):
+            answer, again = salt.runners["deploytoken.init"](), salt.runners["deploytoken.init"]()
+        told = "markdown" if markup in ("markdown", "common_mark") else "textile"
+        assert (answer["created"], answer["markup"], "note" in answer) == (True, told, not markup)
+        assert page.initial(told) == redmine.text(address)
+        assert (again["created"], again["version"], "markup" in again) == (False, 1, False)
+
+
 def test_an_init_that_was_killed_can_be_done_again_sqlite(tmp_path):
     (tmp_path / "token.db").touch()
     with at(tmp_path / "token.db") as token:

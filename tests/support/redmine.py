@@ -270,6 +270,12 @@ class Redmine:
             *(name, value),
         )
 
+    def markups(self):
+        """The values of the setting ``text_formatting`` that this release knows, such as ``textile``."""
+        return sorted(
+            path.name for path in self._at_root(HOME / "lib/redmine/wiki_formatting").iterdir() if path.is_dir()
+        )
+
     @contextlib.contextmanager
     def shut(self, project, status):
         """A project is ``closed`` or ``archived`` inside the block."""

@@ -70,6 +70,10 @@ class Store(ABC):
         """Save the first version of a missing page; return False, and leave it alone, if the page was there."""
 
     @abstractmethod
+    def markup(self) -> str | None:
+        """Return what a missing page is to be written in, ``textile`` or ``markdown``; None if nothing tells."""
+
+    @abstractmethod
     def operator(self) -> str | None:
         """Return the name under which the store knows the operator, or None."""
 

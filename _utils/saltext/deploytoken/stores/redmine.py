@@ -118,6 +118,17 @@ class Redmine(Store):
             raise errors.StoreError(f"{self.url} was created by somebody else in the same moment; look at it")
         raise errors.StoreError(f"{self.url} was not created: status {status}; look at the page, then try again")
 
+    def markup(self) -> str | None:
+        # The API does not tell. In the place of a missing page comes the form for its text, with the scripts of the
+        # site's markup: the one form that Redmine shows to an API key (5.0.4, 6.0.5 and 6.1.5). Not so where the
+        # site has no markup, or that of a plug-in.
+        try:
+            status, _, body = self._send("GET", self.url, accept="text/html")
+        except errors.StoreError:
+            return None  # creating the page says why
+        found = re.search(rb"<script[^>]+/jstoolbar/(textile|markdown|common_mark)\b", body) if status == 200 else None
+        return found and ("textile" if found[1] == b"textile" else "markdown")
+
     def operator(self) -> str | None:
         user = self._object(*self._request("GET", f"{self.base}/users/current.json"), "user")
         name = f"{user.get('firstname') or ''} {user.get('lastname') or ''}".strip()
@@ -189,7 +200,9 @@ class Redmine(Store):
         self._refuse(status, headers.get("Location"), body)
         return status, body
 
-    def _send(self, method: str, url: str, data: dict[str, Any] | None = None) -> _Answer:
+    def _send(
+        self, method: str, url: str, data: dict[str, Any] | None = None, accept: str = "application/json"
+    ) -> _Answer:
         """
         Return the status, headers and body of an answer, whatever it is, unless it comes from in front of Redmine.
 
@@ -207,7 +220,7 @@ class Redmine(Store):
 
         def ask() -> None:
             try:
-                answer.set_result(self._exchange(session, method, url, data, timeout))
+                answer.set_result(self._exchange(session, method, url, data, accept, timeout))
             except BaseException as exc:  # raised again below, whatever it is
                 answer.set_exception(exc)
 
@@ -222,11 +235,23 @@ class Redmine(Store):
         return status, headers, body
 
     def _exchange(
-        self, session: requests.Session, method: str, url: str, data: dict[str, Any] | None, timeout: float
+        self,
+        session: requests.Session,
+        method: str,
+        url: str,
+        data: dict[str, Any] | None,
+        accept: str,
+        timeout: float,
     ) -> _Answer:
         try:
             with session.request(
-                method, url, json=data, timeout=timeout, allow_redirects=False, stream=True
+                method,
+                url,
+                json=data,
+                headers={"Accept": accept},
+                timeout=timeout,
+                allow_redirects=False,
+                stream=True,
             ) as response:
                 body = b""
                 for chunk in response.iter_content(65536):

@@ -38,7 +38,6 @@ def session(config: Config) -> requests.Session:
     made.trust_env = False
     made.verify, made.cert = config.verify, config.cert
     made.headers["X-Redmine-API-Key"] = config.api_key or ""
-    made.headers["Accept"] = "application/json"
     if config.auth:
         # In bytes: of text, requests (2.34) sends only Latin-1. Servers compare UTF-8 (RFC 7617).
         made.auth = HTTPBasicAuth(config.auth.username.encode(), config.auth.password.encode())

@@ -94,6 +94,9 @@ class Sqlite(Store):
         except (sqlite3.Error, OSError) as exc:
             raise errors.StoreError(self._trouble(exc)) from None
 
+    def markup(self) -> str:
+        return "textile"  # as good as any: nobody renders it
+
     def operator(self) -> str | None:
         return people.login()
 
