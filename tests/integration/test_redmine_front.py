@@ -53,6 +53,7 @@ SITES = {
     "password": REVERSE + PASSWORD,
     "certificate": REVERSE + CERTIFICATE,
     "both": REVERSE + PASSWORD + CERTIFICATE,
+    "closed": REVERSE + "<Location />\nRequire all denied\n</Location>\n",
     "proxy": FORWARD,
     "proxy that asks": FORWARD + ASKS,
     "proxy with TLS": "SSLEngine on\nSSLCertificateFile {folder}/server.pem\n" + FORWARD + ASKS,
@@ -182,6 +183,12 @@ def test_a_log_in_that_no_program_has_is_called_so(redmine, proxy, challenge):
     proxy.faults(lambda *_: status(401, **{"WWW-Authenticate": challenge}))
     with place.token("alice") as alice, pytest.raises(errors.StoreError, match="a log-in that only browsers have"):
         alice.status()
+
+
+def test_a_door_that_is_shut_is_not_called_a_right_that_is_missing(front):
+    front.refused(
+        "closed", r"a web server in front of Redmine refuses the request \(status 403\); ask its administrator"
+    )
 
 
 def test_a_client_certificate_is_shown_to_the_server_that_asks_for_it(front):

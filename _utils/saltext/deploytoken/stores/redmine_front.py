@@ -8,6 +8,7 @@ session. What is refused on the way has not reached Redmine, and the message nam
 - Where the API key is given, Redmine looks at no ``Authorization``: with that of another of its users the key's owner
   acts, and with a rejected key nobody (5.0.4, 6.0.5, 6.1.5). So it does no harm that the header reaches Redmine.
 - Redmine's own 401 asks for ``Basic realm="Redmine API"``, from 3.4 to 7.0. Another realm is of somebody in front.
+- Redmine's own 403 has no body where JSON is asked for (5.0.4, 6.0.5, 6.1.5). One with a page is of somebody in front.
 - Without a client certificate, or with a wrong one, nginx (1.22) answers with status 400; others end the connection.
 """
 
@@ -75,6 +76,10 @@ def refuse(host: str, config: Config, status: int, challenge: str, body: bytes) 
         raise errors.StoreError(
             f"{host}: {_IN_FRONT} rejects the name or the password of deploytoken.auth; correct them (the API key is"
             " another thing, and was not looked at)"
+        )
+    if status == 403 and b"<html" in body.lower():
+        raise errors.StoreError(
+            f"{host}: {_IN_FRONT} refuses the request (status 403); ask its administrator to let this machine through"
         )
     if status == 407:
         raise _unknown_to_proxy(config)
