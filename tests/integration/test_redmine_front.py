@@ -216,7 +216,9 @@ def test_a_client_certificate_that_nginx_misses_is_told_from_a_bad_request(redmi
 @pytest.mark.parametrize("proxy", ["proxy that asks", "proxy with TLS"])
 def test_a_proxy_that_asks_who_is_there_is_told_or_named(front, secrets, proxy):
     url = front.apache.urls[proxy]
-    front.refused("password", f"^the proxy {url} asks for a name and a password; set deploytoken.proxy", proxy=url)
+    front.refused(
+        "password", f"^the proxy {url} asks for a name and a password; write deploytoken.proxy as a mapping", proxy=url
+    )
     wrong = {"url": url, "username": "jürgen", "password": "another"}
     assert not isinstance(
         front.refused(
@@ -248,7 +250,7 @@ def test_a_page_without_tls_goes_through_a_proxy_too_and_past_what_the_environme
             alice.release("done", alice.acquire("upgrade")["ref"])
         assert f"PUT {place.page}.json" in str(front.apache.log(site))
     with place.token("alice", proxy=front.apache.urls["proxy that asks"]) as alice:
-        with pytest.raises(errors.StoreError, match="asks for a name and a password; set deploytoken"):
+        with pytest.raises(errors.StoreError, match="asks for a name and a password; write deploytoken"):
             alice.status()
 
 

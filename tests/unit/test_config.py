@@ -140,7 +140,7 @@ def test_a_password_in_front_is_kept_as_it_is_and_shown_nowhere(tmp_path):
     assert KEY not in f"{parsed!r} {parsed.auth!r} {parsed.auth}"
     assert parse(proxy="http://proxy").proxy == "http://proxy"
     for url in (f"http://deploy:{KEY}@proxy", f"http://{KEY}@proxy"):
-        refused(r"^deploytoken\.proxy: holds a name or password; give deploytoken\.proxy\.username", proxy=url)
+        refused(r"^deploytoken\.proxy: holds a name or password; write a mapping of url, username", proxy=url)
     # requests would not ask that proxy for its certificate.
     refused(r"^deploytoken\.proxy: a proxy with https", proxy="https://proxy", store=STORE.replace("https", "http"))
 

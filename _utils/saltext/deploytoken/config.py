@@ -379,7 +379,7 @@ def _proxy(raw: Mapping[str, Any]) -> tuple[str | None, Credentials | None]:
     url = given.get("url")
     parts = _parts(url) if isinstance(url, str) and url.isprintable() else None
     if parts and (parts.username or parts.password):
-        raise errors.Invalid(f"{name}: holds a name or password; give {key}.username and {key}.password_file instead")
+        raise errors.Invalid(f"{name}: holds a name or password; write a mapping of url, username and password_file")
     # Less than this, requests would complete by guessing; and SOCKS it knows only with another package.
     if not parts or parts.scheme not in ("http", "https") or not parts.hostname or parts.path.strip("/"):
         raise errors.Invalid(f"{name}: must be the address of an HTTP proxy, such as http://HOST:3128")

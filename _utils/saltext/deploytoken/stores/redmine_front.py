@@ -130,8 +130,8 @@ def _no_way(host: str, config: Config, cause: BaseException) -> errors.StoreErro
 def _unknown_to_proxy(config: Config) -> errors.StoreError:
     if config.proxy_auth is None:
         return errors.StoreError(
-            f"the proxy {config.proxy} asks for a name and a password; set deploytoken.proxy.username and"
-            " deploytoken.proxy.password_file"
+            f"the proxy {config.proxy} asks for a name and a password; write deploytoken.proxy as a mapping of url,"
+            " username and password_file"
         )
     return errors.StoreError(
         f"the proxy {config.proxy} rejects the name or the password of deploytoken.proxy; correct them"
