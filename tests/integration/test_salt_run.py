@@ -1,6 +1,7 @@
 """
 Every exit code through a real ``salt-run`` on a real Redmine: one line, the reason as data, no traceback. And the API
-key nowhere: each run is at log level trace, and afterwards everything that it left behind is searched.
+key nowhere, nor the password for what may stand in front: each run is at log level trace, and afterwards everything
+that it left behind is searched.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ from tests.support import process
 from tests.support.proxy import AFTER, BEFORE, Hold, drop, html, redirect, status
 
 TEXT = "Held by: nobody\n\nh2. History\n"
+PASSWORD = "of the door in front"
 
 
 @pytest.fixture(params=["api_key", "api_key_file"])
@@ -29,7 +31,7 @@ def page(redmine):
 
 @pytest.fixture
 def desk(master_config, redmine, proxy, page, tmp_path, key_as):
-    """``desk(function, …)``: a run at level trace; at its end, the key must be nowhere."""
+    """``desk(function, …)``: a run at level trace; at its end, the key and the password must be nowhere."""
     key = redmine.key("alice")
     file = tmp_path / "redmine.key"
     file.write_text(key)
@@ -38,6 +40,7 @@ def desk(master_config, redmine, proxy, page, tmp_path, key_as):
         {
             "store": proxy.at(page),
             key_as: key if key_as == "api_key" else str(file),
+            "auth": {"username": "deploy", "password": PASSWORD},
             "name": "Alice",
             "timeout": 30,
             "deadline": 3,
@@ -58,8 +61,9 @@ def desk(master_config, redmine, proxy, page, tmp_path, key_as):
     kept = [path for path in base.rglob("*") if path.is_file() and path not in (file, config.folder / "master")]
     assert base / "log" in kept
     assert (base / "log").stat().st_size > 10_000  # trace, really
-    found = [str(path) for path in kept if key.encode() in path.read_bytes()]
-    found += [f"what {number} said" for number, text in enumerate(said) if key in text]
+    secrets = (key, PASSWORD)
+    found = [str(path) for path in kept if any(secret.encode() in path.read_bytes() for secret in secrets)]
+    found += [f"what {number} said" for number, text in enumerate(said) if any(secret in text for secret in secrets)]
     found += [request.path for request in proxy.log if key in request.path or key.encode() in request.body]
     found += [version["text"] + version["comments"] for version in redmine.versions(page) if key in str(version)]
     assert found == []
