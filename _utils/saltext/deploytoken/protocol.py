@@ -152,7 +152,8 @@ def acquire(hold: Hold, comment: str, rules: Rules, resume: bool = False) -> Ste
             if not sent:
                 yield from _checked_origin(found, current, rules)
                 _require_unchanged(hold, current)
-            return Outcome(current, found.version, fresh=sent)
+            # Of two jobs that take it under one ref, the line names the one that did.
+            return Outcome(current, found.version, fresh=sent and current.job == hold.job)
         if resume or page.entries(found.text, ref, rules):
             # An entry: it was taken, and somebody ended it before we knew. A ref is never taken twice.
             raise errors.NotYours(
@@ -272,18 +273,20 @@ def release(
     while True:
         found = yield from _read(ref or fresh, sent is not None)
         current = page.read(found.text, rules)
-        if mine is None and current and (current.ref == ref if ref else right is not None):
-            if right:
-                origin = yield from _origin(found, current, rules)
-                by = yield from _ended_by(right, current, origin, found)
-                told = [*origin.done, *notes, *([f"released by {by}"] if by else []), *_forced(right, current)]
-                ended = replace(current, ref=current.ref or fresh)
-                words = summary or _reason(current)
-                entry = page.render_entry(ended, rules, until=until, summary=words, notes=told)
-            mine = current
-        if mine is None or not mine.is_same(current):
+        if not current or not (mine.is_same(current) if mine else current.ref == ref if ref else right):
+            if not (mine or ref):
+                raise _is_over(None, current, found)
             earlier = (summary or "") if again else None
             return (yield from _not_found(found, current, mine, sent, rules, ref or fresh, entry, earlier))
+        mine = current
+        if right:
+            # Each time: a job may have begun or ended its work since the last look.
+            origin = yield from _origin(found, current, rules)
+            by = yield from _ended_by(right, current, origin, found)
+            told = [*origin.done, *notes, *([f"released by {by}"] if by else []), *_forced(right, current)]
+            ended = replace(current, ref=current.ref or fresh)
+            words = summary or _reason(current)
+            entry = page.render_entry(ended, rules, until=until, summary=words, notes=told)
         _check_time(more)
         text = page.write(found.text, None, rules)
         if entry is not None:
