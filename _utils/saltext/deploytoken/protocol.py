@@ -188,7 +188,7 @@ def change(
         found = yield from _read(ref or "", sent)
         current = page.read(found.text, rules)
         if not current or not current.ref or (ref and current.ref != ref):
-            raise _is_over(ref, current, found)
+            raise _is_over(ref, current, found, sent)
         if right and not sent:
             began = yield from _checked_origin(found, current, rules)
             if not right.for_holder:
@@ -328,7 +328,7 @@ def take_over(
         if current and current.ref == mine:
             return Outcome(current, found.version, entry, displaced, fresh=sent)
         if not current or not (current.ref == ref if ref else current.ref is None and current.name == held_by):
-            raise _is_over(ref or held_by, current, found)
+            raise _is_over(ref or held_by, current, found, sent)
         _check_time(more)
         _require_at_rest(right, current)
         origin = yield from _origin(found, current, rules)
@@ -568,13 +568,16 @@ def _not_found(
     raise _is_over(ref, current, found)
 
 
-def _is_over(ref: str | None, current: Hold | None, found: Page) -> errors.NotYours:
-    """The error for a hold, by its ref or as a person typed it, that is not the current one."""
+def _is_over(ref: str | None, current: Hold | None, found: Page, sent: bool = False) -> errors.NotYours:
+    """
+    The error for a hold, by its ref or as a person typed it, that is not the current one.
+
+    Where a write was ``sent``, it may have been applied before somebody ended the hold.
+    """
     what = f"the hold {ref} is not the current one" if ref else "there is no hold with a ref"
     named = f" (ref {current.ref})" if current and current.ref else ""
-    return errors.NotYours(
-        f"{what}, {_now(current)}{named}; nothing was written", token=describe(current, found.version)
-    )
+    written = "" if sent else "; nothing was written"
+    return errors.NotYours(f"{what}, {_now(current)}{named}{written}", token=describe(current, found.version))
 
 
 def _check_time(more: bool) -> None:
