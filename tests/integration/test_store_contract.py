@@ -267,7 +267,7 @@ def test_a_hold_that_somebody_typed_is_respected_and_can_be_released_by_name(pla
         alice.acquire("upgrade")
     assert alice.status()["ref"] is None
     versions = place.versions()
-    with pytest.raises(errors.NotYours, match="a hold of Alice is not the current one, Bob holds the token"):
+    with pytest.raises(errors.NotYours, match="Bob holds the token, and that hold is not yours"):
         alice.release("restarted nginx")
     assert place.versions() == versions
     answer = bob.release("restarted nginx")
@@ -282,7 +282,9 @@ def test_a_takeover_ends_the_hold_it_names_and_writes_its_entry(place, alice, bo
     assert "Alice: taken over by Bob: Alice is on a plane" in answer["entry"]
     assert entries(place, ref) == [answer["entry"]]
     versions = place.versions()
-    with pytest.raises(errors.NotYours, match=f"somebody else ended the hold {ref}.*; Bob holds the token"):
+    with pytest.raises(
+        errors.NotYours, match=f"the hold {ref} was ended already .*taken over by Bob.*, Bob holds the token"
+    ):
         alice.release("done", ref)
     with pytest.raises(errors.NotYours):
         alice.acquire("upgrade", ref=ref)
@@ -310,7 +312,7 @@ def test_work_goes_on_only_under_the_ref_that_holds_the_token(place, alice, bob)
         alice.require_held("f9c2a1b0")
     ref = alice.acquire("upgrade")["ref"]
     versions = place.versions()
-    assert bob.require_held(ref.upper())["reason"] == "upgrade"
+    bob.require_held(ref.upper())
     with pytest.raises(errors.NotYours, match=r"is over, Alice holds the token \(upgrade\); nothing more") as caught:
         alice.require_held("f9c2a1b0")
     assert caught.value.details["token"]["ref"] == ref
@@ -375,7 +377,7 @@ def test_a_conflict_with_another_acquire_is_a_refusal(place, alice, bob):
 def test_a_conflict_with_a_takeover_is_not_a_release(place, alice, bob):
     ref = alice.acquire("upgrade")["ref"]
     interfere(alice, lambda: bob.take_over("now", ref))
-    with pytest.raises(errors.NotYours, match="somebody else ended"):
+    with pytest.raises(errors.NotYours, match="was ended already"):
         alice.release("done", ref)
     assert len(entries(place, ref)) == 1
 
@@ -440,7 +442,7 @@ def test_a_takeover_that_lost_its_answer_is_known_by_its_ref(place, alice, bob):
 def test_a_name_typed_over_another_is_not_released_with_it(place, bob):
     place.edit(lambda text: text.replace("Held by: nobody", "Held by: Bob"))
     interfere(bob, lambda: place.edit(lambda text: text.replace("Held by: Bob", "Held by: Carol")))
-    with pytest.raises(errors.NotYours, match="a hold of Bob is not the current one, Carol holds the token"):
+    with pytest.raises(errors.NotYours, match="the hold Bob is not the current one, Carol holds the token"):
         bob.release("done")
     assert bob.status()["held_by"] == "Carol"
 

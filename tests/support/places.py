@@ -7,6 +7,7 @@ A place where the token can live, as the tests see it: who uses it, and what som
 import contextlib
 
 from saltext.deploytoken import config
+from saltext.deploytoken.people import Account
 from saltext.deploytoken.token import Token
 
 TEXT = "h1. Deploy token\n\nHeld by: nobody\n\nh2. History\n"
@@ -28,7 +29,8 @@ class SqlitePlace:
 
     @contextlib.contextmanager
     def token(self, who, notify=None, **more):
-        with Token(config.parse(self.options(who, **more)), notify) as token:
+        account = Account(who, "master1", plain=True)
+        with Token(config.parse(self.options(who, **more)), notify, account) as token:
             yield token
 
     def text(self):

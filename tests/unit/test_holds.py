@@ -272,16 +272,20 @@ def test_what_was_deployed_in_a_session_stands_in_its_one_entry(person):
     assert entries(alice, ref) == [entry]
 
 
-def test_a_second_release_is_the_first_ones_success_if_it_says_the_same_and_a_deploys_never_is(person):
-    alice = person(ALICE)
+def test_a_second_release_is_the_success_of_the_first_unless_somebody_else_ended_the_hold(person):
+    alice, bob = person(ALICE), person(BOB)
     ref = alice.acquire("upgrade")["ref"]
     entry = alice.release("upgraded", ref)["entry"]
 
-    assert alice.release("upgraded", ref)["entry"] == entry
-    with pytest.raises(errors.NotYours, match="was ended already"):
-        alice.release("something else", ref)
+    assert alice.release("upgraded again", ref)["entry"] == entry
     with pytest.raises(errors.NotYours, match="was ended already"):
         alice.release("upgraded", ref, again=False)
+
+    ref = alice.acquire("reboot")["ref"]
+    entry = bob.release("tidy up", ref, for_holder=True)["entry"]
+    assert bob.release("tidy up", ref, for_holder=True)["entry"] == entry
+    with pytest.raises(errors.NotYours, match=r"was ended already \(.*; released by Bob"):
+        alice.release("rebooted", ref)
 
 
 def test_a_deploy_whose_hold_was_ended_leaves_a_note_of_its_own_once(person):

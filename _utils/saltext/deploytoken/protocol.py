@@ -31,6 +31,9 @@ from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
 #: So many versions are read on the way back to the beginning of a hold.
 MOST_VERSIONS = 100
 
+#: In an entry, before the name of whoever ended another's hold.
+_RELEASED_BY = "released by"
+
 
 @dataclass(frozen=True)
 class Read:
@@ -258,8 +261,8 @@ def release(
 
     ``fresh`` is the ref for the entry of a hold that a person typed without one. ``right`` says who ends it; without
     it, nobody asks whose it is, and no entry is written: a hold that was never used is withdrawn. The default of
-    ``summary`` is the hold's reason. With ``again``, an entry that stands already, with this summary, is the success
-    of an earlier release.
+    ``summary`` is the hold's reason. With ``again``, an entry that stands already may be the success of an earlier
+    release; a job, which releases once, goes by what it wrote itself.
 
     :raises errors.NotYours: that hold is not the current one, or another's; nothing was written.
     :raises errors.Held: a job runs under it, or may run.
@@ -283,7 +286,7 @@ def release(
             # Each time: a job may have begun or ended its work since the last look.
             origin = yield from _origin(found, current, rules)
             by = yield from _ended_by(right, current, origin, found)
-            told = [*origin.done, *notes, *([f"released by {by}"] if by else []), *_forced(right, current)]
+            told = [*origin.done, *notes, *([f"{_RELEASED_BY} {by}"] if by else []), *_forced(right, current)]
             ended = replace(current, ref=current.ref or fresh)
             words = summary or _reason(current)
             entry = page.render_entry(ended, rules, until=until, summary=words, notes=told)
@@ -546,13 +549,14 @@ def _not_found(
     """
     Find out how the hold ended that a release did not find: by it, by an earlier release, or by somebody else.
 
-    Its own ``entry`` proves it; so does any with the summary ``earlier``, if it never saw the hold itself.
+    Its own ``entry`` proves it. Where ``earlier`` is a summary, so does the entry of a release that ended the hold for
+    its holder, or with that summary.
     """
     ref = (mine.ref if mine else None) or ref
     entries = page.entries(found.text, ref, rules)
     for line in entries:
-        again = mine is None and earlier is not None and page.inert(earlier) in line and page.TAKEN_OVER not in line
-        if line == entry or again:
+        others = page.TAKEN_OVER in line or (_RELEASED_BY in line and page.inert(earlier or "") not in line)
+        if line == entry or (earlier is not None and not others):
             return Outcome(mine, found.version, line)
     if sent:
         try:
@@ -565,7 +569,7 @@ def _not_found(
             f"the hold {ref} was ended already ({entries[0]}), {_now(current)}; nothing was written",
             token=describe(current, found.version),
         )
-    raise _is_over(ref, current, found)
+    raise _is_over(mine.name if mine and not mine.ref else ref, current, found)
 
 
 def _is_over(ref: str | None, current: Hold | None, found: Page, sent: bool = False) -> errors.NotYours:
