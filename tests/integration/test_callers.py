@@ -1,5 +1,9 @@
-"""Whoever starts a deploy, and in whatever way: it is carried out, the answer says so, and the token is free again."""
+"""
+Whoever starts a deploy, and in whatever way: it is carried out, the answer says so, the page and its versions name
+whoever it was, and the token is free again.
+"""
 
+import getpass
 import json
 import os
 import pathlib
@@ -26,17 +30,31 @@ def command(site):
     return [str(SALT_RUN), "-c", str(site.folder), "--out=json", *RUN, f"pillar={json.dumps(REQUEST)}"]
 
 
-def check(site, redmine, returned):
-    """``returned`` is the return of an orchestration: by machine, by state."""
+def check(site, redmine, returned, account, name=None):
+    """``returned`` is the return of an orchestration: by machine, by state. ``name`` is the account's, if no other."""
     rows = sorted(next(iter(returned.values())).values(), key=lambda row: row["__run_num__"])
     assert {row["__id__"]: row["result"] for row in rows} == dict.fromkeys(STEPS, True), rows
     assert rows[-1]["comment"].startswith("DEPLOYED\n"), rows[-1]
     assert (site.folder_of_test / "part").exists()
     text = redmine.text(site.page)
     assert "Held by: nobody" in text
-    assert re.search(
-        rf"^\* .* UTC {redmine.name('alice')}: {REASON} \(ref [a-f][0-9a-f]{{7}}\)", text, re.MULTILINE
-    ), text
+    newest = next(line for line in text.splitlines() if line.startswith("* "))
+    entry = re.fullmatch(rf"\* .* UTC {name or account}: {REASON} \(ref ([a-f][0-9a-f]{{7}})\).*", newest)
+    assert entry, text
+    whose = [
+        re.search(r" by=(\S+?)(?= jid=|: )", version["comments"]) for version in versions(redmine, site, entry[1])
+    ]
+    assert {found and found[1] for found in whose} == {f"{account}@{site.master.id}"}
+
+
+def versions(redmine, site, ref):
+    """The page's versions that were written under this ref, newest first."""
+    number, found = redmine.read(site.page)["version"], []
+    while f" ref={ref} " in (version := redmine.read(site.page, number))["comments"]:
+        found.append(version)
+        number -= 1
+    assert len(found) > 1, version
+    return found
 
 
 @pytest.fixture
@@ -60,7 +78,7 @@ def sudoer(users, site):
 def test_under_sudo(site, redmine, sudoer):
     """Salt then calls the caller sudo_olive, and a client of that user has no key to authenticate with."""
     answer = Result([], 0, sudoer.run("sudo", "-n", *command(site)), "")
-    check(site, redmine, answer.data["data"])
+    check(site, redmine, answer.data["data"], sudoer.name)
 
 
 def test_without_a_terminal_a_home_or_standard_input(site, redmine, tmp_path):
@@ -77,7 +95,7 @@ def test_without_a_terminal_a_home_or_standard_input(site, redmine, tmp_path):
         )
     answer = Result(done.args, done.returncode, (tmp_path / "out").read_text(), (tmp_path / "err").read_text())
     assert (answer.code, answer.traceback) == (0, False), answer
-    check(site, redmine, answer.data["data"])
+    check(site, redmine, answer.data["data"], getpass.getuser(), redmine.name("alice"))
 
 
 def test_over_ssh_without_a_terminal(site, redmine, tmp_path):
@@ -90,7 +108,7 @@ def test_over_ssh_without_a_terminal(site, redmine, tmp_path):
         sshd.stop()
     answer = Result(ssh, done.returncode, done.stdout, done.stderr)
     assert answer.code == 0, answer
-    check(site, redmine, answer.data["data"])
+    check(site, redmine, answer.data["data"], "root", redmine.name("alice"))
 
 
 REACTION = """
@@ -122,7 +140,7 @@ def react(site):
 def test_a_reactor(site, redmine):
     returned = react(site)
     assert returned["retcode"] == 0, returned
-    check(site, redmine, returned["data"])
+    check(site, redmine, returned["data"], "reactor")
 
 
 def test_what_failed_under_a_reactor_can_be_gone_on_with_by_hand(site):
@@ -138,21 +156,16 @@ def test_what_failed_under_a_reactor_can_be_gone_on_with_by_hand(site):
 
 @pytest.fixture(scope="module")
 def api(_cluster, tmp_path_factory):
-    """``api(client)``: a person of whom only salt-api knows asks for the deploy; what they are answered."""
+    """``api(client)``: a person of whom only salt-api knows asks for the deploy, or for ``call``; the answer."""
     log = tmp_path_factory.mktemp("api") / "log"
     started = process.start([SALT_RUN.with_name("salt-api"), "-c", _cluster.folder], log)
     port = _cluster.options["rest_cherrypy"]["port"]
     until(lambda: process.listening(port), what=f"salt-api:\n{process.tail(log)}")
 
-    def ask(client):
-        asked = {
-            "client": client,
-            "fun": "state.orchestrate",
-            "mods": "deploytoken.deploy",
-            "pillar": REQUEST,
-            **CAROL,
-        }
-        answer = requests.post(f"http://127.0.0.1:{port}/run", json=[asked], timeout=300)
+    def ask(client, **call):
+        call = call or {"fun": "state.orchestrate", "mods": "deploytoken.deploy", "pillar": REQUEST}
+        asked = [{"client": client, **call, **CAROL}]
+        answer = requests.post(f"http://127.0.0.1:{port}/run", json=asked, timeout=300)
         assert answer.status_code == 200, answer.text
         return answer.json()["return"][0]
 
@@ -163,7 +176,17 @@ def api(_cluster, tmp_path_factory):
 def test_salt_api_and_waiting_for_the_answer(site, redmine, api):
     answer = api("runner")
     assert answer["retcode"] == 0, answer
-    check(site, redmine, answer["data"])
+    check(site, redmine, answer["data"], "carol")
+
+
+def test_salt_api_and_by_hand(site, redmine, api):
+    """Salt writes its caller into other globals than the runner's own."""
+    taken = api("runner", fun="deploytoken.acquire", reason=REASON)
+    assert taken["held_by"] == "carol"
+    released = api("runner", fun="deploytoken.release", summary=REASON, ref=taken["ref"])
+    assert f" UTC carol: {REASON} (ref " in released["entry"]
+    whose = [version["comments"] for version in versions(redmine, site, taken["ref"])]
+    assert all(f" by=carol@{site.master.id}: " in comment for comment in whose), whose
 
 
 def test_salt_api_and_not_waiting(site, redmine, api):
@@ -171,4 +194,4 @@ def test_salt_api_and_not_waiting(site, redmine, api):
         assert api("runner_async")["jid"]
         returned = ended(wait, "carol")
     assert returned["retcode"] == 0, returned
-    check(site, redmine, returned["data"])
+    check(site, redmine, returned["data"], "carol")

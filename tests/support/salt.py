@@ -149,9 +149,9 @@ class Config:
         """Change keys of the configuration (of one that has no daemon)."""
         (self.folder / "master").write_text(yaml.safe_dump({**self.options, **options}))
 
-    def command(self, program, *words, out="json", timeout=600, environment=None):
-        """A Salt program on this configuration, as a child process."""
-        command = [str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder)]
+    def command(self, program, *words, out="json", timeout=600, environment=None, wrapper=()):
+        """A Salt program on this configuration, as a child process; ``wrapper`` is a command that runs it."""
+        command = [*map(str, wrapper), str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder)]
         command += [f"--out={out}"] if out else []
         command += [str(word) for word in words]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
@@ -256,6 +256,8 @@ class Cluster(Config):
             **options,
         }
         self.master = factories.salt_master_daemon(name, overrides=overrides)
+        # Started by somebody with sudo, who then types nothing (saltext.deploytoken.people).
+        self.master.environ["SUDO_USER"] = "mallory"
         super().__init__(self.master.config_dir)
 
     def start(self):
