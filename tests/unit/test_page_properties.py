@@ -1,5 +1,7 @@
 """For any page and any name: reading after writing gives what was written, and no foreign byte changes."""
 
+import re
+
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +25,19 @@ PIECES = st.one_of(
             "|---|",
             "-----",
             "",
-            "<pre>",
+            *(
+                "<pre>",
+                "</pre>",
+                "text <code> text",
+                "```",
+                "~~~ text",
+                "<!--",
+                "-->",
+                "---",
+                "{{include(x)}}",
+                "Imprint",
+            ),
+            *("put your name behind Held by: on top", "| Held by: | Bob |", "h2. Held by: Bob"),
             "\ufeff",
             "* x (ref 3f9c2a1b)",
         ]
@@ -50,6 +64,7 @@ HOLDS = st.builds(
     since=st.just("2026-11-22 22:30 UTC"),
     ref=REFS,
     until=st.none() | st.just("2026-11-23 01:00 UTC"),
+    job=st.none() | st.just("20261122223001123456@master.example-1"),
 )
 
 
@@ -72,6 +87,17 @@ def test_reading_after_writing_gives_what_was_written(text, hold):
     held = page.write(text, hold)
     assert page.read(held) == hold
     assert page.read(page.write(held, None)) is None
+
+
+#: What a person may leave behind the bracket, while thinking of something else.
+BEHIND = LINES.map(str.strip).filter(lambda text: text and not re.search("ref|[\r\n]", text, re.I))
+
+
+@given(HOLDS, BEHIND, st.sampled_from([" ", "\u00a0", "  ", "\u2009"]))
+def test_words_behind_and_other_spaces_leave_a_hold_what_it_is(hold, behind, space):
+    line = page.hold_text(hold).replace("; ", f";{space}").replace(" (", f"{space}(")
+    assert page.read(f"Held by: {line}{space}{behind}\n") == hold
+    assert page.write(f"Held by: {line}{space}{behind}\n", None) == "Held by: nobody\n"
 
 
 @given(pages(), HOLDS)

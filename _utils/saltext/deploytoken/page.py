@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterable, Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from saltext.deploytoken import errors, values
+from saltext.deploytoken import errors, markup, values
 from saltext.deploytoken.text import printable, shortened
 
 #: What an entry template may name.
@@ -42,20 +43,28 @@ _HOLDER = re.compile(
     r"(?P<before>\ufeff?\s*(?P<marks>[*_]{0,3})held\s+by(?P<colon>\s?[*_]{0,3}\s?:[*_]{0,3})\s*)(?P<rest>.*)",
     re.I | re.DOTALL,
 )
-# Wider: in a table, a list or a quotation as well. Such a line may be the one that people go by.
-_LIKE_HOLDER = re.compile(r"[\W_]*held\s+by[\W_]*:", re.I)
+# The same words in any markup, in what markup.visible leaves of a line.
+_HELD_BY = re.compile("(?<![a-z])" + r"[\W_]*".join("heldby") + r"[\W_]*?:", re.I)
+# What may stand behind "Held", or "Held by", at the end of a line.
+_MARKS = string.punctuation.replace(":", "") + string.whitespace
+# A sentence goes on: behind a word, at most with a quotation mark or emphasis between.
+_WORD_BEFORE = re.compile(rf"[^\W\d_]\s*[\"'“”„‘’‚«»‹›`@*_+%~^?{markup.EMPHASIS}-]*\Z")
+# What leaves no gap between two letters.
+_UNSEEN = re.compile(f"[*_{markup.GONE}{markup.EMPHASIS}]")
+_EXAMPLE_INDENT = re.compile(r" {4}| {0,3}\t")
 _MARKED = re.compile(r"(?P<marks>[*_]{1,3})(?P<inner>[^*_].*)", re.DOTALL)
-# Wider than what we write: a person may have edited the reason by hand, and it is still the same hold.
-_HOLD = re.compile(
-    r"(?P<name>.+?) \((?P<reason>.*); since (?P<since>[^;]+?)(?:; expected until (?P<until>[^;]+?))?"
-    rf"(?:; job (?P<job>{values.JOB}))?; ref (?P<ref>{values.REF})\)"
-)
+# Wider than what we write: a person may have edited the line by hand, and it is still the same hold. Names and reasons
+# have no brackets and none of these marks.
+_REF = re.compile(rf"[(;]\s*ref\s+(?P<ref>{values.REF})(?!\w)", re.I)
+_REF_BEHIND = re.compile(rf"\bref\W{{1,3}}({values.REF})(?!\w)", re.I)
+_MARK = re.compile(r";\s*(since|expected\s+until|job|ref)\b", re.I)
 _HEADING = re.compile(r"\ufeff?(?:h(?P<textile>[1-6])\.|(?P<markdown>#{1,6}))[ \t]+(?P<title>.*)", re.I | re.DOTALL)
 _UNDERLINE = re.compile(r"(?:=+|-{2,})[ \t]*")
+_ITEM = re.compile(r"\s*(?:[*+#-]+\s|\d+[.)]\s|[|>])")
 _TABLE_RULE = re.compile(r"\|?[ \t]*:?-+:?[ \t]*(?:\|[ \t:|-]*)?")
 _BRACKETS = "()[]{}<>|"
-# What would pass for the holder's line, or for the mark of a hold that was taken over.
-_HELD_BY = re.compile(r"held\s+by(?=[\W_]*:)", re.I)
+#: Stands for a line that is part of an example: neither a heading nor an entry, and not blank.
+_EXAMPLE = "\0"
 _TAKEN_OVER = re.compile(re.escape(TAKEN_OVER), re.I)
 
 
@@ -111,23 +120,28 @@ def read(text: str, rules: Rules = DEFAULT) -> Hold | None:
 
     :raises errors.StoreError: there is no holder's line, or more than one, or it names neither nobody nor a person.
     """
-    value = _find(text).value
+    value = _find(text, rules).value
     nobody = rules.nobody
-    if value.rstrip(" .").casefold() == nobody.rstrip(" .").casefold():
+    if _bare(value) == _bare(nobody):
         return None
-    if match := _HOLD.fullmatch(value):
-        return Hold(**{key: part and printable(part) for key, part in match.groupdict().items()})
-    if re.match(rf"\W*{re.escape(nobody)}(?!\w)", value, re.I):
+    if len(refs := _refs(value)) > 1:
         raise errors.StoreError(
-            f"the page's 'Held by:' says {shortened(value, 100)!r}, which is neither {nobody!r} nor a name; edit the"
-            " page"
+            f"the page's 'Held by:' has {len(refs)} refs ({', '.join(refs)}), so nobody can tell whose hold it is;"
+            " edit the page so that one person's remains"
         )
-    return Hold(name=printable(value))
+    hold = _parse(value)
+    # Of a hold with a ref, the reason may well begin or end with that word.
+    if _says(hold.name, nobody, whole=bool(hold.ref)):
+        raise errors.StoreError(
+            f"the page's 'Held by:' says {shortened(printable(value), 100)!r}, which is neither {nobody!r} nor a name;"
+            " edit the page"
+        )
+    return hold
 
 
 def write(text: str, hold: Hold | None, rules: Rules = DEFAULT) -> str:
     """Return the page with ``hold`` (None for nobody) in the holder's line, and no other byte changed."""
-    holder = _find(text)
+    holder = _find(text, rules)
     gap = "" if holder.marked or text[holder.start - 1].isspace() else " "
     return text[: holder.start] + gap + (rules.nobody if hold is None else hold_text(hold)) + text[holder.end :]
 
@@ -136,26 +150,26 @@ def hold_text(hold: Hold) -> str:
     """Return the words after ``Held by:`` for ``hold``."""
     if not hold.ref:
         return hold.name
-    until = f"; expected until {hold.until}" if hold.until else ""
-    job = f"; job {hold.job}" if hold.job else ""
-    return f"{hold.name} ({hold.reason}; since {hold.since}{until}{job}; ref {hold.ref})"
+    marked = {"since": hold.since, "expected until": hold.until, "job": hold.job, "ref": hold.ref}
+    parts = [hold.reason, *(f"{mark} {value}" for mark, value in marked.items() if value)]
+    return f"{hold.name} ({'; '.join(part for part in parts if part)})"
 
 
-def count_holders(text: str) -> int:
-    """Return how many lines of the page could be the holder's; one is right."""
-    return sum(_LIKE_HOLDER.match(_content(line)) is not None for line in _lines(text))
+def count_holders(text: str, rules: Rules = DEFAULT) -> int:
+    """Return how many lines of the page read as the holder's; one is right."""
+    return len(_holder_lines(_lines(text), rules))
 
 
 def has_section(text: str, heading: str) -> bool:
     """Return whether the page has the heading."""
-    return _section(_lines(text), heading) is not None
+    return _section(_outside(_lines(text)), heading) is not None
 
 
 def entry_forms(text: str, heading: str) -> set[str]:
     """Return how lines under the heading begin that could be entries: ``*``, ``-`` and ``|``."""
-    lines = _lines(text)
+    lines = _outside(_lines(text))
     first, end = _section(lines, heading) or (0, 0)
-    return {mark for mark in "*-|" if any(_is_entry(_content(line), mark) for line in lines[first:end])}
+    return {mark for mark in "*-|" if any(_is_entry(line, mark) for line in lines[first : _footer(lines, first, end)])}
 
 
 def add_entry(text: str, entry: str, rules: Rules = DEFAULT) -> str:
@@ -163,22 +177,26 @@ def add_entry(text: str, entry: str, rules: Rules = DEFAULT) -> str:
     Return the page with ``entry``, one line, under the heading.
 
     Entries are the list items or table rows that begin as ``entry`` does (``*``, ``-``, ``|``). The new one goes
-    before the first or after the last of them, below a table's header. Without such lines it goes to the end of the
-    section. A page without the heading gets one at its end, in the page's own markup: a token must not stay held
-    because a heading is missing.
+    before the first or after the last of them, below a table's header, and never into an example or below a footer: a
+    rule, an included page, or a paragraph after the list. Without such lines it goes to the end of the section. A page
+    without the heading gets one at its end, in the page's own markup: a token must not stay held because a heading is
+    missing.
     """
     lines = _lines(text)
-    section = _section(lines, rules.heading)
+    outside = _outside(lines)
+    section = _section(outside, rules.heading)
     if section is None:
-        return _append(text, [_new_heading(lines, rules.heading), "", entry])
+        at = _safe(lines, _page_footer(lines, outside, rules))
+        new = [_new_heading(outside, rules.heading), "", entry]
+        return _append(text, new) if at == len(lines) else _insert(lines, at, ["", *new])
     first, end = section
     mark = entry_mark(entry)
-    own = [number for number in range(first, end) if _is_entry(_content(lines[number]), mark)]
-    header = _header_rows([_content(lines[number]) for number in own]) if mark.startswith("|") else 0
-    if not own:
-        return _insert(lines, _past_text(lines, first, end), ["", entry])
+    if not (block := _entries_block(outside, first, end, rules, mark)):
+        return _insert(lines, _safe(lines, _past_text(outside, first, _footer(outside, first, end))), ["", entry])
+    own = [number for number in block if _is_entry(outside[number], mark)]
+    header = _header_rows([outside[number] for number in own]) if mark.startswith("|") else 0
     if rules.newest == "last":
-        return _insert(lines, _past_item(lines, own[-1], end), [entry])
+        return _insert(lines, _safe(lines, block.stop), [entry])
     return _insert(lines, own[header] if header < len(own) else own[-1] + 1, [entry])
 
 
@@ -189,24 +207,24 @@ def entry_mark(entry: str) -> str:
 
 def entries(text: str, ref: str, rules: Rules = DEFAULT) -> list[str]:
     """Return the lines, stripped, that the template of an entry could have written for the hold ``ref``."""
+    found = (_content(line).strip() for line in _lines(text))
+    # A look for the ref first: a History is long.
+    return [line for line in found if ref in line and _ref_of(line, rules) == ref]
+
+
+def _ref_of(line: str, rules: Rules) -> str | None:
+    """
+    Return the ref on a line that has the template's literals in their order, the last of them before the ref.
+
+    Not one regular expression: with a gap for each field, its time would grow with the fourth power of a long line's
+    length.
+    """
     parts = list(string.Formatter().parse(rules.entry))
     fields = [field for _, field, _, _ in parts]
     at = fields.index("ref")
     literals = [literal for literal, *_ in parts[: at + 1]]
     # People's words may mention another hold's ref: where they come before ours, ours is the last on the line.
     last = bool({"name", "reason", "summary", "notes"} & set(fields[:at]))
-    found = (_content(line).strip() for line in _lines(text))
-    # A look for the ref first: a History is long.
-    return [line for line in found if ref in line and _ref_of(line, literals, last) == ref]
-
-
-def _ref_of(line: str, literals: list[str], last: bool) -> str | None:
-    """
-    Return the ref on a line that has the template's ``literals`` in their order, the last of them before the ref.
-
-    Not one regular expression: with a gap for each field, its time would grow with the fourth power of a long line's
-    length.
-    """
     if not line.startswith(literals[0]):
         return None
     start = 0
@@ -247,7 +265,12 @@ def tame(text: str) -> str:
     Nobody can reword them when a check refuses them, and the token would stay held.
     """
     text = " ".join(printable(text).replace("|", " ").split())
-    return _TAKEN_OVER.sub("ended by", _HELD_BY.sub("holder", text))
+    # Again, for what hid one may go with another.
+    while found := [*_HELD_BY.finditer(markup.visible(text))]:
+        ends = [0, *(match.end() for match in found)]
+        starts = [*(match.start() for match in found), len(text)]
+        text = "holder:".join(text[end:start] for end, start in zip(ends, starts, strict=True))
+    return _TAKEN_OVER.sub("ended by", text)
 
 
 def inert(text: str) -> str:
@@ -287,7 +310,7 @@ def check_name(name: str, key: str = "name", nobody: str = DEFAULT.nobody) -> st
     :raises errors.Invalid: otherwise, with ``key`` in the message; nothing is quoted or shortened in silence.
     """
     name = check_nobody(name, key)
-    if name.casefold() == nobody.casefold():
+    if _says(name, nobody, whole=True):
         raise errors.Invalid(f"{key}: {name!r} is the word for a free token; use a person's name")
     return name
 
@@ -302,12 +325,7 @@ def check_nobody(word: str, key: str) -> str:
 
 def check_reason(reason: str, key: str = "reason") -> str:
     """Return ``reason`` likewise, if the holder's line can carry it now, and an entry later."""
-    reason = check_summary(_check_holder(reason, key), key)
-    if re.search(r";\s*(since|expected until|job|ref)\b", reason):
-        raise errors.Invalid(
-            f"{key}: must not hold '; since', '; expected until', '; job' or '; ref', our marks on the line"
-        )
-    return reason
+    return check_summary(_check_holder(reason, key), key)
 
 
 def check_summary(summary: str, key: str = "summary") -> str:
@@ -369,8 +387,12 @@ def initial(markup: str = "textile", rules: Rules = DEFAULT) -> str:
 def _check_holder(value: str, key: str) -> str:
     value = _check_line(value, key, _BRACKETS, longest=200)
     # At its end as well: an entry may go on with a colon after the name.
-    if re.search(r"held\s+by[\W_]*$", value, re.I):
+    if _HELD_BY.search(markup.visible(f"{value}:")):
         raise errors.Invalid(f"{key}: must not end with 'Held by', which marks the holder's line")
+    if _MARK.search(value):
+        raise errors.Invalid(
+            f"{key}: must not hold '; since', '; expected until', '; job' or '; ref', our marks on the line"
+        )
     return value
 
 
@@ -382,39 +404,148 @@ def _check_line(value: str, key: str, forbidden: str, longest: int) -> str:
     if bad := next((char for char in value if not char.isprintable() or char in forbidden), None):
         what = f"{bad!r} " if bad.isprintable() else f"the control character {bad!r} "
         raise errors.Invalid(f"{key}: {what}cannot stand on the page's line; leave it out")
-    if _HELD_BY.search(value):
+    if _HELD_BY.search(markup.visible(value)):
         raise errors.Invalid(f"{key}: must not hold 'Held by:', which marks the holder's line")
     if _TAKEN_OVER.search(value):
         raise errors.Invalid(f"{key}: must not hold {TAKEN_OVER!r}, which marks a hold that somebody else ended")
     return value
 
 
-def _find(text: str) -> _Holder:
-    found = []
-    start = 0
-    for number, line in enumerate(_lines(text), 1):
-        if _LIKE_HOLDER.match(_content(line)):
-            found.append((number, start, _HOLDER.fullmatch(_content(line))))
-        start += len(line)
+def _find(text: str, rules: Rules) -> _Holder:
+    lines = _lines(text)
+    found = _holder_lines(lines, rules)
     if len(found) != 1:
         count = f"{len(found)} lines" if found else "no line"
-        where = f" (lines {', '.join(str(number) for number, *_ in found)})" if found else ""
+        where = f" (lines {', '.join(str(number + 1) for number in found)})" if found else ""
         raise errors.StoreError(
             f"the page has {count} 'Held by: …'{where}, so nobody can tell who holds the token;"
             " edit the page so that it has exactly one"
         )
-    ((number, start, match),) = found
+    (number,) = found
+    content = _content(lines[number])
+    example = markup.inside([*lines[:number], content])[number]
+    if example is None and _EXAMPLE_INDENT.match(content):
+        example = "an indented block"
+    if example:
+        raise errors.StoreError(
+            f"the page's 'Held by:' stands in an example (line {number + 1}, in {example}); edit the page so that it"
+            " stands on a line of its own"
+        )
+    match = _HOLDER.fullmatch(content)
     if not match:
         raise errors.StoreError(
-            f"the page's 'Held by:' stands in a list, a table or a quotation (line {number}); edit the page so that"
-            " it stands on a line of its own"
+            f"the page's 'Held by:' stands in other markup or words, or in a list, a table or a quotation (line"
+            f" {number + 1}); edit the page so that it stands on a line of its own, with at most * or _ around it"
         )
-    holder = _holder(match, start)
+    holder = _holder(match, sum(map(len, lines[:number])))
     if not holder.value:
         raise errors.StoreError("the page's 'Held by:' is empty; edit the page and say who holds the token, or nobody")
     if len(holder.value) > _LONGEST:
         raise errors.StoreError(f"the page's 'Held by:' has more than {_LONGEST} characters; edit the page")
     return holder
+
+
+def _holder_lines(lines: list[str], rules: Rules) -> list[int]:
+    """
+    Return the numbers, from 0, of the lines that a reader may take for the holder's.
+
+    They begin with the words, whatever markup there is, or have them in the middle, where they begin a cell, a bracket
+    or a sentence, or name somebody. ``put your name behind Held by: on top`` has them behind a word, and no name: it
+    only mentions the line. An entry under the heading says what was, unless it begins with them.
+    """
+    found = []
+    section = None
+    for number, line in enumerate(lines):
+        content = _content(line)
+        if content.rstrip(_MARKS)[-1:] in ("d", "y"):
+            # Words that go on: within a list, for example, Redmine shows two lines as one.
+            content += next((f" {_content(below)}" for below in lines[number + 1 : number + 3] if below.strip()), "")
+        if not _may_mention(content):
+            continue
+        shown = markup.visible(content)
+        begin = re.search(r"[^\W_]", shown)
+        for mention in _HELD_BY.finditer(shown):
+            if mention.start() >= len(_content(line)):
+                break
+            if begin and mention.start() > begin.start():
+                if _is_quoted(shown, mention, rules.nobody):
+                    continue
+                section = section or _section(_outside(lines), rules.heading) or (0, 0)
+                if section[0] <= number < section[1] and _ITEM.match(line):
+                    continue
+            found.append(number)
+            break
+    return found
+
+
+def _may_mention(line: str) -> bool:
+    """Return whether the letters stand on the line, in their order: most of a long History can be passed over."""
+    if "&" in line:
+        return True
+    line = (line if line.isascii() else unicodedata.normalize("NFKC", line)).lower()
+    at = 0
+    for letter in "heldby:":
+        at = line.find(letter, at) + 1
+        if not at:
+            return False
+    return True
+
+
+def _is_quoted(shown: str, mention: re.Match[str], nobody: str) -> bool:
+    """Return whether a sentence mentions the holder's line, and says of nobody that he holds the token."""
+    start, end = mention.span()
+    # With a small letter it is a sentence about the token: "is held by: bob".
+    if shown[start] != "H" or not _WORD_BEFORE.search(shown, max(0, start - 100), start):
+        return False
+    behind = shown[end : end + 100].lstrip(f"*_ \t{markup.EMPHASIS}")
+    return not behind[:1].isupper() or behind.casefold().startswith(nobody.casefold())
+
+
+def _bare(value: str) -> str:
+    """Return ``value`` without a final stop, as the word for nobody is compared."""
+    return re.sub(r"[\s.]+\Z", "", value[-_LONGEST:]).casefold()
+
+
+def _says(value: str, nobody: str, whole: bool) -> bool:
+    """Return whether people read ``value`` as ``nobody``: as a ``whole``, or at its beginning or end."""
+    shown, word = (_UNSEEN.sub("", part) for part in (markup.visible(value), nobody))
+    word = re.escape(word)
+    if whole:
+        return re.fullmatch(rf"[\W_]*{word}[\W_]*", shown, re.I) is not None
+    return re.search(rf"\A[\W_]*{word}(?!\w)|(?<!\w){word}[\W_]*\Z", shown, re.I) is not None
+
+
+def _refs(value: str) -> list[str]:
+    """Return the different refs on the holder's line: one is right. A reason may mention one that is over."""
+    mark = _REF.search(value)
+    found = {mark["ref"].lower(), *map(str.lower, _REF_BEHIND.findall(value, mark.end()))} if mark else set()
+    return sorted(found)
+
+
+def _parse(value: str) -> Hold:
+    """Return the hold on the holder's line; parts that are not there, or cannot be read, are None."""
+    ref = _REF.search(value)
+    if not ref:
+        return Hold(name=printable(value))
+    said = printable(value[: ref.start()])
+    name, _, rest = said.partition("(" if "(" in said else ";")
+    if not re.search(r";\s*since\b", rest, re.I) and _MARK.match(f";{rest}"):
+        rest = f";{rest}"  # without a reason, the first mark stands at the beginning
+    reason, *marked = _MARK.split(rest)
+    parts = {
+        mark.split()[-1].lower(): words.split(";")[0].strip()
+        for mark, words in zip(marked[::2], marked[1::2], strict=True)
+    }
+    job = parts.get("job")
+    return Hold(
+        name=name.strip() or "?",
+        reason=reason.strip() or None,
+        since=parts.get("since") or None,
+        ref=ref["ref"].lower(),
+        until=parts.get("until") or None,
+        # A job that cannot be read is one of which nobody can tell whether it runs.
+        job=job and (job if re.fullmatch(values.JOB, job) else "?"),
+    )
 
 
 def _holder(match: re.Match[str], start: int) -> _Holder:
@@ -448,17 +579,30 @@ def _line_ending(text: str) -> str:
     return max(counts, key=lambda ending: counts[ending])
 
 
+def _outside(lines: Sequence[str]) -> list[str]:
+    """Return the lines without their endings, and :data:`_EXAMPLE` for each one that stands in an example."""
+    inside = markup.inside(lines)
+    return [_EXAMPLE if region else _content(line) for line, region in zip(lines, inside, strict=False)]
+
+
+def _safe(lines: list[str], at: int) -> int:
+    """Return the nearest place up to ``at`` that is not in an example: somebody may have left one open."""
+    inside = markup.inside(lines[:at])
+    while inside[at]:
+        at -= 1
+    return at
+
+
 def _headings(lines: list[str]) -> Iterator[tuple[int, int, int, str]]:
     """Yield (line of the heading, first line below it, level, title): Textile's, Markdown's, and underlined ones."""
     for number, line in enumerate(lines):
-        content = _content(line)
-        if match := _HEADING.fullmatch(content):
+        if match := _HEADING.fullmatch(line):
             title = match["title"].rstrip(" \t#")
             yield number, number + 1, int(match["textile"] or len(match["markdown"])), title
-        elif number and _UNDERLINE.fullmatch(content):
-            title = _content(lines[number - 1]).strip()
-            if title and title[0] not in "|*-#>":
-                yield number - 1, number + 1, 1 if content.startswith("=") else 2, title
+        elif number and _UNDERLINE.fullmatch(line):
+            title = lines[number - 1].strip()
+            if title and title[0] not in f"|*-#>{_EXAMPLE}":
+                yield number - 1, number + 1, 1 if line.startswith("=") else 2, title
 
 
 def _section(lines: list[str], heading: str) -> tuple[int, int] | None:
@@ -477,13 +621,73 @@ def _plain(title: str) -> str:
 
 
 def _new_heading(lines: list[str], heading: str) -> str:
-    markdown = any(_content(lines[number]).startswith("#") for number, *_ in _headings(lines))
+    markdown = any(lines[number].startswith("#") for number, *_ in _headings(lines))
     return f"{_HEADINGS['markdown' if markdown else 'textile'][1]} {heading}"
+
+
+def _footer(lines: list[str], first: int, end: int) -> int:
+    """Return where a footer begins in the section: at a rule or an included page. Without one, at its end."""
+    ends = (number for number in range(first, end) if markup.is_rule(lines[number]) or markup.is_macro(lines[number]))
+    return next(ends, end)
+
+
+def _page_footer(lines: list[str], outside: list[str], rules: Rules) -> int:
+    """Return where the page's footer begins: at the last rule below all headings and the holder, or a last macro."""
+    end = _past_text(outside, 0, len(lines))
+    above = [*(below - 1 for _, below, *_ in _headings(outside)), *_holder_lines(lines, rules), -1]
+    rows = [number for number in range(max(above) + 1, end) if markup.is_rule(outside[number])]
+    if rows:
+        return rows[-1]
+    return end - 1 if end and markup.is_macro(outside[end - 1]) else len(lines)
+
+
+def _entries_block(lines: list[str], first: int, end: int, rules: Rules, mark: str) -> range | None:
+    """
+    Return the lines of the list, or the table, that has the entries.
+
+    It is the one in which an entry of ours stands already. Else it is the first above the section's footer; where the
+    newest is last, it is the last one that only headings part from the first, such as a month's.
+    """
+    blocks = list(_blocks(lines, first, end, mark))
+    if ours := [block for block in blocks if any(_ref_of(lines[number].strip(), rules) for number in block)]:
+        return ours[-1 if rules.newest == "last" else 0]
+    footer = _footer(lines, first, end)
+    blocks = [block for block in blocks if block.start < footer]
+    headings = {number for above, below, *_ in _headings(lines) for number in range(above, below)}
+    found = None
+    for block in blocks:
+        between = range(found.stop, block.start) if found else ()
+        if found and (rules.newest == "first" or any(lines[at].strip() and at not in headings for at in between)):
+            break
+        found = block
+    return found
+
+
+def _blocks(lines: list[str], first: int, end: int, mark: str) -> Iterator[range]:
+    """Yield the lines of each list, or table, whose items begin with ``mark``, with what goes on behind the items."""
+    headings = {number for above, below, *_ in _headings(lines) for number in range(above, below)}
+    start, past = None, first
+    for number in range(first, end):
+        line = lines[number]
+        entry = _is_entry(line, mark)
+        if not line.strip():
+            continue
+        gap = number > past
+        broken = number in headings or markup.is_rule(line) or line.lstrip().startswith(("{{", "}}"))
+        # After a blank line, another item or an indented paragraph still belongs to a list; to a table, nothing does.
+        goes_on = not gap or (mark != "|" and (entry or line.startswith(("  ", "\t"))))
+        if start is not None and (broken or not goes_on):
+            yield range(start, past)
+            start = None
+        if start is not None or (entry and not broken):
+            start, past = number if start is None else start, number + 1
+    if start is not None:
+        yield range(start, past)
 
 
 def _is_entry(line: str, mark: str) -> bool:
     line = line.lstrip()
-    return line.startswith("|") if mark.startswith("|") else entry_mark(line) == mark
+    return line.startswith("|") if mark.startswith("|") else entry_mark(line) == mark and not markup.is_rule(line)
 
 
 def _header_rows(rows: list[str]) -> int:
@@ -495,17 +699,9 @@ def _header_rows(rows: list[str]) -> int:
 
 def _past_text(lines: list[str], first: int, end: int) -> int:
     """Return the line after the section's last line of text."""
-    while end > first and not _content(lines[end - 1]).strip():
+    while end > first and not lines[end - 1].strip():
         end -= 1
     return end
-
-
-def _past_item(lines: list[str], number: int, end: int) -> int:
-    """Return the line after the item at ``number`` and the lines that continue it."""
-    number += 1
-    while number < end and _content(lines[number]).strip():
-        number += 1
-    return number
 
 
 def _insert(lines: list[str], at: int, new: list[str]) -> str:
