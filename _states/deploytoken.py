@@ -61,8 +61,8 @@ def requested(name):
     asked = __pillar__.get("deploytoken")
     # Frozen, and a copy of it is not.
     asked = copy.deepcopy(dict(asked)) if hasattr(asked, "items") else asked
-    beside = overrides.beside(globals().get("__orchestration_jid__"))
-    __context__[_DEPLOY] = Deploy(__opts__, __salt__, asked, cli.say, beside)
+    jid = globals().get("__orchestration_jid__")
+    __context__[_DEPLOY] = Deploy(__opts__, __salt__, asked, cli.say, overrides.beside(jid), jid)
     return _carry_out("requested", name)
 
 

@@ -1,10 +1,11 @@
 """A deploy without daemons: its steps over scripted machines and a real SQLite token."""
 
+from pathlib import Path
+
 from salt.config import apply_master_config
 
-from saltext.deploytoken import config
+from saltext.deploytoken.deploy import tokens
 from saltext.deploytoken.deploy.steps import Deploy
-from saltext.deploytoken.token import Token
 from tests.support.machines import Scripted
 from tests.support.places import SqlitePlace
 
@@ -38,6 +39,19 @@ class Rehearsal:
         deploy.__dict__["_machines"] = self.machines
         return deploy
 
+    def again(self, **more):
+        """The same deploy once more, with ``more`` in its request."""
+        self.asked = {**self.asked, **more}
+        self.deploy = self.new()
+
+    def other(self, test=False, **asked):
+        """Another deploy on this master, of machines of its own."""
+        found = object.__new__(Rehearsal)
+        found.__dict__.update(self.__dict__, machines=Scripted("a", "b"), told=[], returns={})
+        found.asked = {"target": "*", "reason": "upgrade", **asked}
+        found.deploy = found.new(test)
+        return found
+
     @property
     def record(self):
         return self.deploy.record
@@ -60,8 +74,13 @@ class Rehearsal:
 
     @property
     def status(self):
-        with Token(config.parse(self.opts)) as token:
+        with tokens.connect(self.opts, print) as token:
             return token.status()
+
+    @property
+    def locks(self):
+        """The files that say which job is at work here."""
+        return sorted((Path(self.opts["cachedir"]) / "deploytoken").glob("*.lock"))
 
     @property
     def entries(self):

@@ -1,6 +1,7 @@
 """How a deploy ends: what is released and what is kept, what the History says, and which commands go on."""
 
 import json
+import re
 import shlex
 
 import pytest
@@ -90,7 +91,7 @@ def test_a_token_that_was_taken_over_is_neither_released_nor_said_to_be_held(reh
 
     def take_over():
         with deploy.place.token("bob") as bob:
-            bob.take_over("the site is down", ref=deploy.record.ref)
+            bob.take_over("the site is down", ref=deploy.record.ref, force=True)
 
     def meanwhile(*args, **kwargs):
         yield from follow(*args, **kwargs)
@@ -111,6 +112,8 @@ def test_a_token_that_was_taken_over_is_neither_released_nor_said_to_be_held(reh
     assert why.startswith("To deploy what is left")
     assert "ref" not in asked(command)
     assert deploy.status["held_by"] == "Bob"
+    word = "FAILED" if batch else "nothing deployed"
+    assert re.search(rf"Alice: upgrade \({word}: .*; its hold was ended meanwhile \(ref ", deploy.entries[0])
 
 
 def test_a_token_that_is_kept_comes_with_the_commands_that_go_on(rehearse):
@@ -286,12 +289,17 @@ def test_a_hold_that_turns_out_to_be_over_is_not_said_to_be_held(rehearse):
     deploy = rehearse()
     deploy.run(until="released")
     with deploy.place.token("bob") as bob:
-        bob.take_over("the site is down", ref=deploy.record.ref)
+        bob.take_over("the site is down", ref=deploy.record.ref, force=True)
     ret = deploy.step("released")
     assert ret["result"] is False
     assert ret["comment"].startswith(f"The hold {deploy.record.ref} was ended while this deploy ran: ")
     assert "still be held" not in ret["comment"]
     assert ret["next"] == [("To see who ended it", "salt-run deploytoken.history")]
+    # What it did is in the History all the same, above the entry of the takeover.
+    own, taken = deploy.entries
+    assert f"Alice: upgrade; its hold was ended meanwhile (ref {deploy.record.ref})" in own
+    assert "taken over by Bob" in taken
+    assert not list(deploy.locks)
 
 
 def test_the_end_is_judged_by_the_states_that_began_and_not_by_what_a_step_forgot_to_say(rehearse):

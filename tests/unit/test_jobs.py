@@ -1,22 +1,29 @@
-"""Whether the job that holds the token still runs: what its own master knows, and what no other can."""
+"""Whether a job still runs: what its own master knows, and what no other can."""
 
+import contextlib
 import json
 import os
+import re
 import subprocess
+import sys
+import threading
 
 import pytest
 from salt import payload
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.deploy import jobs
+from tests.support import process as process_
+from tests.support.salt import CHECKOUT
 
 REF, JID, LATER = "f9c2a1b0", "20261122223000123456", "20261122224500123456"
+JOB = f"{JID}@master1"
 
 
 @pytest.fixture
 def opts(tmp_path):
     (tmp_path / "proc").mkdir()
-    return {"cachedir": str(tmp_path), "hash_type": "sha256"}
+    return {"cachedir": str(tmp_path), "hash_type": "sha256", "id": "master1_master"}
 
 
 @pytest.fixture
@@ -36,14 +43,14 @@ def begin(opts, jid, pid):
 def test_a_job_that_was_killed_does_not_run_whether_or_not_salt_has_cleaned_up_after_it(opts, process):
     kept = begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": True}
+    assert jobs.runs(opts, JOB) is True
     process.kill()
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie, until somebody waits for it
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.runs(opts, JOB) is False
     process.wait()
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.runs(opts, JOB) is False
     kept.unlink()
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.runs(opts, JOB) is False
 
 
 def test_another_process_with_the_same_id_is_another_one(opts, process):
@@ -53,51 +60,127 @@ def test_another_process_with_the_same_id_is_another_one(opts, process):
     known = json.loads(path.read_text())
     for key, value in (("start", "1"), ("boot", "another")):
         path.write_text(json.dumps({**known, "process": {**known["process"], key: value}}))
-        assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
+        assert jobs.runs(opts, JOB) is False
 
 
-def test_of_the_jobs_under_one_hold_the_last_one_counts_even_if_the_page_says_nothing(opts, process):
-    begin(opts, LATER, process.pid)
-    jobs.note(opts["cachedir"], REF, LATER)
-    assert jobs.find(opts, REF, JID) == jobs.find(opts, REF, None) == {"jid": LATER, "running": True}
+HOLDER = """
+import sys
+from saltext.deploytoken.deploy import jobs
+with jobs.alone(*sys.argv[1:]) as begin:
+    begin()
+    print("at work", flush=True)
+    sys.stdin.read()
+"""
 
 
-def test_only_one_deploy_is_at_work_under_a_hold(opts):
-    with jobs.alone(opts["cachedir"], REF):
-        # Threads of one process, too: the reactor runs orchestrations in them.
-        with pytest.raises(errors.Held, match=f"another deploy still runs under the hold {REF}"):
-            jobs.alone(opts["cachedir"], REF).__enter__()
-        with jobs.alone(opts["cachedir"], "0badc0de"):
-            pass
-    with jobs.alone(opts["cachedir"], REF):
-        pass
+@pytest.fixture
+def at_work(opts):
+    """``at_work(ref, jid)``: another process that is at work under a hold, as it would be on any Salt."""
+    with contextlib.ExitStack() as stack:
+
+        def start(ref, jid):
+            words = [sys.executable, "-c", HOLDER, opts["cachedir"], ref, jid]
+            env = {"PYTHONPATH": f"{CHECKOUT}:{CHECKOUT}/_utils", "PATH": "/usr/bin:/bin"}
+            started = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
+            stack.callback(process_.end, started)
+            assert started.stdout.readline() == b"at work\n"
+            return started
+
+        yield start
+
+
+def test_a_job_at_work_runs_until_its_process_ends_however_it_does(opts, at_work):
+    worker = at_work(REF, JID)
+    assert jobs.runs(opts, JOB) is True
+    assert jobs.runs(opts, f"{JID}@master2") is None
+    worker.kill()
+    worker.wait(30)
+    assert jobs.runs(opts, JOB) is False
+    with jobs.alone(opts["cachedir"], REF, LATER) as begin:
+        begin()  # as whoever goes on after a crash
+        assert jobs.runs(opts, f"{LATER}@master1") is True
+    assert jobs.runs(opts, f"{LATER}@master1") is False
+
+
+def test_no_two_jobs_are_at_work_here_at_a_time_whatever_the_page_says(opts, at_work):
+    worker = at_work(REF, JID)
+    with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
+        with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold {REF}, although .* over: wait"):
+            begin()
+    with jobs.alone(opts["cachedir"], REF, LATER) as begin:
+        with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold {REF}: wait") as refused:
+            begin()
+    assert refused.value.details["job"] == JID
+    # The page's line names it, so its files may only go with the hold, unless that was ended by name.
+    jobs.forget(opts["cachedir"], REF, forced=False)
+    assert jobs.runs(opts, JOB) is True
     jobs.forget(opts["cachedir"], REF)
-    assert not list((jobs.Path(opts["cachedir"]) / "deploytoken").glob(f"{REF}*"))
+    with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
+        begin()
+    assert worker.poll() is None
+
+
+def test_whoever_only_waits_for_the_token_stops_nobody(opts):
+    with jobs.alone(opts["cachedir"], REF, JID):
+        assert jobs.runs(opts, JOB) is True
+        with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
+            begin()
+
+
+def test_of_two_threads_that_begin_at_once_one_is_refused(opts):
+    """The reactor carries out orchestrations in threads of one process."""
+    gate, refused = threading.Barrier(2, timeout=60), []
+
+    def one(ref, jid):
+        with jobs.alone(opts["cachedir"], ref, jid) as begin:
+            gate.wait()
+            try:
+                begin()
+            except errors.Held:
+                refused.append(ref)
+            gate.wait()
+
+    threads = [threading.Thread(target=one, args=pair) for pair in ((REF, JID), ("0badc0de", LATER))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert refused
+
+
+def test_every_job_has_an_id_that_the_page_can_carry(opts):
+    assert jobs.own(opts, JID) == JID
+    assert jobs.own(opts, f"{JID}_4711") == JID  # with unique_jid
+    begin(opts, LATER, os.getpid())
+    assert jobs.own(opts, JID) == LATER
+    begin(opts, JID, os.getpid())  # two orchestrations in one process, as in the reactor
+    assert jobs.own(opts, JID) == JID
+    for given in (None, "x"):
+        assert re.fullmatch("[0-9]{20}", jobs.own({**opts, "unique_jid": True}, given))
 
 
 def test_a_process_that_goes_on_after_its_job_is_no_job(opts):
     """As that of the reactor."""
     kept = begin(opts, JID, os.getpid())
     jobs.note(opts["cachedir"], REF, JID)
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": True}
+    assert jobs.runs(opts, JOB) is True
     kept.unlink()
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": False}
+    assert jobs.runs(opts, JOB) is False
 
 
 def test_where_no_process_can_be_seen_nobody_says_that_a_job_has_ended(opts, process, monkeypatch):
     begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
     monkeypatch.setattr(jobs, "_process", lambda pid: None)  # as on a Mac, which has no /proc
-    assert jobs.find(opts, REF, JID) == {"jid": JID, "running": None}
-    assert jobs.find(opts, "0badc0de", JID) == {"jid": JID, "running": None}
+    assert jobs.runs(opts, JOB) is None
 
 
-def test_of_another_masters_job_nothing_is_known_and_of_a_free_token_there_is_none(opts, process):
+def test_of_another_masters_job_and_of_one_without_a_trace_nothing_is_known(opts, process):
     begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
     jobs.note(opts["cachedir"], "0badc0de", LATER)  # not a job of this master
-    assert jobs.find(opts, "0badc0de", LATER) == {"jid": LATER, "running": None}
-    assert jobs.find(opts, None, None) is None
+    assert jobs.runs(opts, f"{JID}@master2") is None
+    assert jobs.runs(opts, f"{LATER}@master1") is None
     for damaged in ("", "[]", '{"ref": "f9c2a1b0"}', '{"ref": "f9c2a1b0", "jid": 1, "process": 2}'):
         (jobs.Path(opts["cachedir"]) / "deploytoken" / "job.json").write_text(damaged)
-        assert jobs.find(opts, REF, LATER) == {"jid": LATER, "running": None}
+        assert jobs.runs(opts, f"{LATER}@master1") is None

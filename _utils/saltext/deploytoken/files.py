@@ -55,6 +55,20 @@ def locked(path: Path, patience: float) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """
+    Return whether a process has this lock now. It must not be asked of a file that is about to be locked at once.
+
+    :raises OSError: when the file cannot be opened.
+    """
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # of a process's own locks it tells as well
+        except BlockingIOError:
+            return True
+    return False
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the dictionary in a file. It is empty if the file is missing, unreadable, damaged or no dictionary."""
     try:

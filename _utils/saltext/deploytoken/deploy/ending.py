@@ -5,16 +5,23 @@ The end of a deploy, read from its record: release the token or keep it, what th
 from __future__ import annotations
 
 import shlex
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from saltext.deploytoken import errors, page, text
 from saltext.deploytoken.busy import consent
 from saltext.deploytoken.deploy import request
 from saltext.deploytoken.deploy.record import UNKNOWN, Record
+from saltext.deploytoken.deploy.release import notes
 from saltext.deploytoken.machines.base import Machines
 
 #: A summary, and a consent, have so many characters at most: an entry is one line that people read.
 LENGTH = 400
+#: So have the words of one deploy among several: the comment of a version carries them (1024 characters in Redmine
+#: 5.0).
+WORDS = 700
 
 #: Why and how to go on: words, and a command.
 Way = tuple[str, str]
@@ -27,7 +34,8 @@ class Ending:
 
     ``began``: states may have begun on a machine. ``trouble``: what went wrong, or an empty text. ``running``:
     machines that may still run their states, and ``rebooting``: those that were ordered to reboot and have not been
-    seen since. ``keeps``: the token stays held. ``hold_ended``: somebody else ended the hold meanwhile.
+    seen since. ``keeps``: the token stays held, for the next deploy under it where there was no trouble.
+    ``hold_ended``: somebody else ended the hold meanwhile.
     """
 
     began: bool
@@ -54,9 +62,15 @@ def judge(record: Record) -> Ending:
         trouble=trouble,
         running=running,
         rebooting=rebooting,
-        keeps=bool(trouble) and (may_go_on or not gives_back),
+        keeps=may_go_on or not gives_back if trouble else _stays(record),
         hold_ended=errors.NotYours.reason in reasons,
     )
+
+
+def _stays(record: Record) -> bool:
+    """Whether the token stays held after a success: it does where a person took it by hand, for a day of work."""
+    asked = record.request.on_success if record.request else None
+    return asked == "hold" if asked else record.by_hand
 
 
 def _trouble(record: Record) -> str:
@@ -90,9 +104,32 @@ def summary(record: Record, end: Ending) -> str:
     return shortened(reason)
 
 
-def shortened(words: str) -> str:
+def facts(record: Record, end: Ending) -> dict[str, Any]:
+    """Return what the History says of a deploy beside the summary: the arguments of :func:`notes`."""
+    agreed = shortened(record.consented() or "") if end.began else ""
+    commits = record.commits if end.began else None
+    return {"rebooted": record.reboots.rebooted, "consent": agreed or None, "commits": commits}
+
+
+def words(record: Record, end: Ending) -> str | None:
+    """Return what this deploy did, as one of several under one hold; None if it began nowhere."""
+    if not end.began:
+        return None
+    told = [f"by {record.by}"] if record.by else []
+    told += [f"FAILED: {text.shortened(page.tame(end.trouble), 200)}"] if end.trouble else []
+    told += [part for _, part in notes(**facts(record, end))]
+    return line(record.request.reason if record.request else "", record.asked.get("target", ""), told)
+
+
+def line(what: str, target: str | Sequence[str], told: Sequence[str]) -> str:
+    """Return what was just done on a target, and more that is to be told of it, as one of several under one hold."""
+    aim = text.shortened(target if isinstance(target, str) else ", ".join(target), 100)
+    return shortened(f"{page.stamp(time.time()).partition(' ')[2]} {what} ({'; '.join([aim, *told])})", WORDS)
+
+
+def shortened(words: str, length: int = LENGTH) -> str:
     """Return one line that the History can carry: no words of a machine or a wiki must keep the token held."""
-    return text.shortened(page.tame(words), LENGTH)
+    return text.shortened(page.tame(words), length)
 
 
 def looks(record: Record, end: Ending, machines: Machines) -> list[Way]:
@@ -116,8 +153,32 @@ def ways_on(record: Record) -> list[Way]:
     ]
 
 
-def run_again(record: Record, ref: str | None) -> str:
-    """Return what this deploy was asked for as a command: under the hold ``ref``, or with None under a new one."""
+def ways_from_here(record: Record) -> list[Way]:
+    """Return the commands that go on after a success from a token that stays held."""
+    return [
+        ("To deploy more under it, for example", run_again(record, record.ref)),
+        ("To release it", f"salt-run deploytoken.release ref={record.ref}"),
+    ]
+
+
+def ways_in(record: Record, refused: errors.Error) -> list[Way]:
+    """Return the commands that go on from a token that cannot be had as it was asked for."""
+    token = refused.details.get("token") or {}
+    if isinstance(refused, errors.NotYours) and record.resumed:
+        return [("To deploy under a new hold", run_again(record, None))]
+    if not isinstance(refused, errors.Held) or "token" not in refused.details:
+        return []
+    if refused.details.get("own") and token.get("ref"):
+        return [("To go on under it", run_again(record, token["ref"]))]
+    return [("To wait for it", run_again(record, None, wait=record.asked.get("wait") or "15m"))]
+
+
+def run_again(record: Record, ref: str | None, **more: Any) -> str:
+    """
+    Return what this deploy was asked for as a command: under the hold ``ref``, or with None under a new one.
+
+    ``more`` are keys of the request.
+    """
     asked = {key: value for key, value in record.asked.items() if key not in ("ref", "consent")}
     if asked.get("reboot") and record.reboots.rebooted:
         # Machines that are back are not rebooted once more.
@@ -126,4 +187,4 @@ def run_again(record: Record, ref: str | None) -> str:
         asked["consent"] = consent.data(record.consent)
     if not asked.get("reboot"):
         asked = {key: value for key, value in asked.items() if key not in ("reboot", *request.OF_REBOOTS)}
-    return request.command({**asked, **({"ref": ref} if ref else {})})
+    return request.command({**asked, **({"ref": ref} if ref else {}), **more})

@@ -1,9 +1,12 @@
 """
-Which job a hold was taken for, and whether it still runs.
+Which job is at work under a hold, and whether it still runs.
 
-The page names the job. Only its own master knows whether it runs: Salt keeps a file with the process of a runner while
-it runs, but its maintenance, which comes every minute, removes the file of one that was killed (3008.3). So this keeps
-a note of its own, of the last hold that was taken for a job here.
+The page names the job. Only its own master knows whether it runs. For a deploy, and for work by hand under a hold, a
+file here says so: its name has the ref and the job, and it is locked until the process ends, however it does. So a job
+that was killed is known to be over at once, on every Salt. For a job that only took the token, as a team's own
+orchestration may, there is what Salt keeps: a file with the process of a runner while it runs (3008.3; 3006.29 has
+none), which its maintenance, every minute, removes of one that was killed. So this keeps a note of its own as well, of
+the last hold that was taken for such a job here.
 """
 
 from __future__ import annotations
@@ -12,16 +15,31 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import salt.payload
 import salt.utils.jid
 
-from saltext.deploytoken import errors, files, people
+from saltext.deploytoken import errors, files, people, values
 
 log = logging.getLogger(__name__)
+
+#: Seconds to wait for a lock at which somebody else only looks.
+_PATIENCE = 0.5
+
+
+def own(opts: Mapping[str, Any], given: Any = None) -> str:
+    """
+    Return the ID of the job that this carries out: the orchestration's, else the ``given`` one, else a new one.
+
+    ``given`` is what Salt says to a state or a runner function, if anything.
+    """
+    found = orchestration(opts["cachedir"]) or str(given or "")
+    # With unique_jid, the number of the process follows.
+    match = re.match(values.JID, found)
+    return match[0] if match else salt.utils.jid.gen_jid(dict(opts))[:20]
 
 
 def orchestration(cachedir: str) -> str | None:
@@ -44,6 +62,7 @@ def note(cachedir: str, ref: str, jid: str) -> None:
     if process is None:
         return
     try:
+        files.folder(cachedir)
         files.replace_json(_path(cachedir), {"ref": ref, "jid": str(jid), "process": process})
     except OSError:  # only `status` knows less without it
         log.warning("The job %s cannot be noted", jid, exc_info=True)
@@ -59,6 +78,9 @@ def runs(opts: Mapping[str, Any], job: str) -> bool | None:
     jid, _, master = job.partition("@")
     if master != _master(opts):
         return None
+    with contextlib.suppress(OSError):
+        if locks := list(_folder(opts["cachedir"]).glob(f"*-{jid}.lock")):
+            return any(files.is_locked(path) for path in locks)
     noted = _noted(opts["cachedir"])
     if noted.get("jid") != jid:
         return _runs(opts, jid)
@@ -74,31 +96,60 @@ def _master(opts: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def alone(cachedir: str, ref: str) -> Iterator[None]:
+def alone(cachedir: str, ref: str, jid: str) -> Iterator[Callable[[], None]]:
     """
-    Be the only deploy at work under the hold ``ref`` on this master while the block runs.
+    Have the job ``jid`` known here as one that runs under the hold ``ref`` while the block runs.
 
-    The first of two to end would release the token over the other. A lock ends with its process, and of several
-    threads of one, as in the reactor, each has its own.
+    Yields a function. To be called once the hold is there: from then on the job is at work. It raises
+    :class:`errors.Held` if another one is at work here, under any hold: the page cannot tell of one whose hold was
+    ended, or whose line was changed by hand. Of two that begin at once, at least one is refused.
 
-    :raises errors.Held: another one is at work.
+    Several threads of one process, as in the reactor, each have a lock of their own.
     """
-    path = _lock(cachedir, ref)
+    path = files.folder(cachedir) / f"{ref}-{jid}.lock"
+
+    def begin() -> None:
+        path.write_text("at work", encoding="ascii")
+        for other in sorted(path.parent.glob("*-*.lock")):
+            if other != path and _is_at_work(other):
+                raise _still_runs(other, ref)
+
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(files.locked(path, 0))
+            stack.enter_context(files.locked(path, _PATIENCE))
         except TimeoutError:
-            raise errors.Held(
-                f"another deploy still runs under the hold {ref}: wait until it has ended (`salt-run"
-                " deploytoken.status` shows its job)"
-            ) from None
-        yield
+            raise _still_runs(path, ref) from None
+        path.write_bytes(b"")
+        yield begin
 
 
-def forget(cachedir: str, ref: str) -> None:
-    """Remove what :func:`alone` leaves of a hold; it must be over."""
+def forget(cachedir: str, ref: str, forced: bool = True) -> None:
+    """
+    Remove what :func:`alone` leaves of a hold, which must be over.
+
+    ``forced``: also of a job that still runs. It was ended by name, and stops nobody any more.
+    """
     with contextlib.suppress(OSError):
-        _lock(cachedir, ref).unlink()
+        for path in _folder(cachedir).glob(f"{ref}-*.lock"):
+            if forced or not files.is_locked(path):
+                path.unlink()
+
+
+def _is_at_work(path: Path) -> bool:
+    try:
+        return path.read_bytes() != b"" and files.is_locked(path)
+    except FileNotFoundError:
+        return False  # it has ended just now
+
+
+def _still_runs(path: Path, ref: str) -> errors.Held:
+    held, jid = path.stem.split("-")
+    ended = "" if held == ref else ", although that hold is over"
+    return errors.Held(
+        f"the job {jid} still runs here under the hold {held}{ended}: wait until it has ended"
+        f" (`salt-run jobs.list_job {jid}`)",
+        job=jid,
+    )
 
 
 def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
@@ -155,9 +206,10 @@ def _noted(cachedir: str) -> dict[str, Any]:
     return found if whole else {}
 
 
-def _lock(cachedir: str, ref: str) -> Path:
-    return files.folder(cachedir) / f"{ref}.lock"
+def _folder(cachedir: str) -> Path:
+    """The folder of these files, where they are only looked at."""
+    return Path(cachedir) / "deploytoken"
 
 
 def _path(cachedir: str) -> Path:
-    return files.folder(cachedir) / "job.json"
+    return _folder(cachedir) / "job.json"

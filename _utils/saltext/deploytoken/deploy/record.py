@@ -15,6 +15,7 @@ from saltext.deploytoken.busy.consent import Blocker, Consent
 from saltext.deploytoken.deploy.request import Request
 from saltext.deploytoken.machines.reboots import Boots
 from saltext.deploytoken.machines.states import Applied
+from saltext.deploytoken.page import Hold
 
 #: The reason of a step that raised something unexpected: nobody knows how far it came.
 UNKNOWN = "unknown"
@@ -36,7 +37,8 @@ class Reboots:
 
     ``before`` has the boot IDs from before the states, and ``fresh`` the machines that have rebooted under this hold
     already, with their boot ID from before that. ``order``: the machines to reboot. ``left``: those of them that are
-    still to be rebooted. ``away`` (why): those that have not come back. ``rebooted`` has words for the History.
+    still to be rebooted. ``away`` (why): those that have not come back. ``after`` has the boot IDs at the end, and
+    ``rebooted`` words for the History.
     """
 
     before: Boots = dataclasses.field(default_factory=dict)
@@ -44,6 +46,7 @@ class Reboots:
     order: list[str] = dataclasses.field(default_factory=list)
     left: list[str] = dataclasses.field(default_factory=list)
     away: dict[str, str] = dataclasses.field(default_factory=dict)
+    after: Boots = dataclasses.field(default_factory=dict)
     rebooted: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -60,6 +63,9 @@ class Record:
         Who started it, as Salt says, and the job of the orchestration.
     ref
         The ref under which it runs. ``held`` says whether the token is held under it.
+    hold
+        That hold, once it is there. ``by_hand`` says whether a person took it, and ``by`` who this deploy's person is,
+        if it is another's.
     plan
         What the update of the repositories would bring, by name: ``old``, ``new`` (commits) and ``subjects``.
     remotes
@@ -91,6 +97,9 @@ class Record:
     jid: str | None = None
     request: Request | None = None
     held: bool = False
+    hold: Hold | None = None
+    by_hand: bool = False
+    by: str | None = None
     plan: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
     remotes: bool = False
     commits: dict[str, str] = dataclasses.field(default_factory=dict)

@@ -24,7 +24,8 @@ from saltext.deploytoken.values import Batch
 KEY = "deploytoken"
 
 EXAMPLE = '{"deploytoken": {"target": "web*", "reason": "upgrade PostgreSQL"}}'
-ON_FAILURE = ("hold", "release")
+#: What to do with the token at the end.
+ENDS = ("hold", "release")
 #: These mean nothing without ``reboot``.
 OF_REBOOTS = ("reboot_batch", "reboot_pause", "health")
 #: ``reboot``: those machines that say that they need it.
@@ -37,7 +38,8 @@ class Request:
     A checked request; docs/procedure.md describes each key.
 
     ``target`` is a text, or a list of IDs; times are in seconds; ``reboot`` is True for all machines, a list of them
-    in order, or :data:`REQUIRED`. ``task`` is what is done on each machine; it has keys of its own.
+    in order, or :data:`REQUIRED`. ``on_success`` is None for what suits the hold. ``task`` is what is done on each
+    machine; it has keys of its own.
     """
 
     target: str | list[str]
@@ -46,9 +48,11 @@ class Request:
     task: Task = states.HIGHSTATE
     consent: Consent | None = None
     on_failure: str = "hold"
+    on_success: str | None = None
     ref: str | None = None
     name: str | None = None
     wait: float | None = None
+    expect: float | None = None
     wait_idle: float | None = None
     reboot: bool | str | list[str] = False
     reboot_batch: int = 1
@@ -92,10 +96,12 @@ def parse(raw: Any, nobody: str = page.DEFAULT.nobody) -> Request:
         "reason": lambda value, key: page.check_reason(values.text(value, key), key),
         "target_type": values.text,
         "consent": consent.parse,
-        "on_failure": _on_failure,
+        "on_failure": _end,
+        "on_success": _end,
         "ref": values.ref,
         "name": lambda value, key: page.check_name(values.text(value, key), key, nobody),
         "wait": values.duration,
+        "expect": values.positive_duration,
         "wait_idle": values.duration,
         "reboot": lambda value, key: (
             value if isinstance(value, bool) or value == REQUIRED else values.names(value, key)
@@ -119,7 +125,7 @@ def command(raw: Mapping[str, Any]) -> str:
     return f"salt-run state.orchestrate deploytoken.deploy pillar={shlex.quote(asked)}"
 
 
-def _on_failure(value: Any, key: str) -> str:
-    if value not in ON_FAILURE:
-        raise errors.Invalid(f"{key}: {value!r} is none of {', '.join(ON_FAILURE)}")
+def _end(value: Any, key: str) -> str:
+    if value not in ENDS:
+        raise errors.Invalid(f"{key}: {value!r} is none of {', '.join(ENDS)}")
     return str(value)

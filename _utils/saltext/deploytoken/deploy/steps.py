@@ -8,7 +8,6 @@ have done anything.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import dataclasses
 import functools
 import logging
@@ -20,10 +19,12 @@ from saltext.deploytoken import config, errors, machines, page, repositories, te
 from saltext.deploytoken.busy import consent, verdict, waiting
 from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving, tokens
 from saltext.deploytoken.deploy.record import Record, Step
-from saltext.deploytoken.deploy.release import release
+from saltext.deploytoken.deploy.release import notes, release
 from saltext.deploytoken.deploy.request import Request
+from saltext.deploytoken.deploy.work import Work
 from saltext.deploytoken.machines import reboots, states, targets
 from saltext.deploytoken.machines.base import Machines, Tell
+from saltext.deploytoken.page import Hold
 from saltext.deploytoken.token import Token, claim
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Deploy:
         Called with lines of progress.
     ``beside``
         The keys beside the request in the orchestration's pillar overrides; None if that cannot be told.
+    ``jid``
+        The job of the orchestration, as Salt says to its states.
     """
 
     def __init__(
@@ -65,10 +68,9 @@ class Deploy:
         asked: Any,
         tell: Tell,
         beside: Sequence[str] | None = None,
+        jid: Any = None,
     ):
         self._beside = beside
-        #: Open while this is the only deploy at work under its hold.
-        self._alone = contextlib.ExitStack()
         self._opts = opts
         self._functions = functions
         self._asked = asked
@@ -76,8 +78,7 @@ class Deploy:
         found = dict(asked) if isinstance(asked, Mapping) else {}
         test = bool(opts.get("test")) or found.get("test") is True
         caller = str(opts["user"]) if opts.get("user") else None
-        jid = jobs.orchestration(opts["cachedir"])
-        self.record = Record(asked=found, test=test, ref=claim().ref, caller=caller, jid=jid)
+        self.record = Record(asked=found, test=test, ref=claim().ref, caller=caller, jid=jobs.own(opts, jid))
 
     def carry_out(self, step: str, name: str) -> dict[str, Any]:
         """Carry out the step of this function, and return what Salt wants of the state ``name``."""
@@ -168,30 +169,63 @@ class Deploy:
         return Outcome(True, str(answer), data={"expected": data["expected"], "consented": data["consented"]})
 
     def held(self) -> Outcome:
-        """Take the token, or confirm the hold that the request names."""
-        asked, ref = self._request, self.record.ref
-        with self._connect() as token:
-            if self.record.test:
-                return self._dry_run(token)
-            self._alone.enter_context(jobs.alone(self._opts["cachedir"], ref))
-            self._tell_at_exit(
-                f"The deploy token may be held (ref {ref}): `salt-run deploytoken.status` tells whether the deploy was"
-                " ended before or after it was taken."
-            )
-            try:
-                answer = token.acquire(asked.reason, asked.name, ref, resume=self.record.resumed, wait=asked.wait)
-            except (errors.Error, KeyboardInterrupt, SystemExit):
-                atexit.unregister(_say)
-                self._alone.close()
-                raise
-        if self.record.jid:
-            jobs.note(self._opts["cachedir"], ref, self.record.jid)
-        self.record.held = True
+        """Take the token, or go on under the hold that the request names; and be the only one at work under it."""
+        try:
+            with self._connect() as token:
+                return self._dry_run(token) if self.record.test else self._hold(token)
+        except errors.Error as error:
+            lines = [str(error), *(f"{why}: {command}" for why, command in ending.ways_in(self.record, error))]
+            return Outcome(False, "\n".join(lines), reason=error.reason)
+
+    def _hold(self, token: Token) -> Outcome:
+        asked, found = self._request, self.record
+        ref, job = found.ref, self._work.job
+
+        def take() -> dict[str, Any]:
+            if found.resumed:
+                found.by = token.operator(asked.name)
+                return token.begin(ref, job, asked.expect)
+            return token.acquire(asked.reason, asked.name, ref, expect=asked.expect, wait=asked.wait, job=job)
+
+        self._tell_at_exit(
+            f"The deploy token may be held (ref {ref}): `salt-run deploytoken.status` tells whether the deploy was"
+            " ended before or after it was taken."
+        )
+        try:
+            answer = self._work.begin(take)
+        except (errors.Error, KeyboardInterrupt, SystemExit):
+            atexit.unregister(_say)
+            raise
+        holder = answer["held_by"]
+        found.held, found.by_hand = True, answer.get("by_hand", False)
+        found.by = found.by if found.by != holder else None
+        found.hold = Hold(holder, answer["reason"], answer["since"], ref, answer["expected_until"])
         self._tell_at_exit(f"The deploy token stays held (ref {ref}): the deploy was ended in the middle.")
-        comment = f"{answer['held_by']} holds the deploy token (ref {ref})"
+        try:
+            self._work.require_alone()
+        except errors.Held as error:
+            return self._give_back(token, error)
         # Only a free token can be taken.
-        changes = {"held_by": {"old": None, "new": answer["held_by"]}, "ref": ref} if answer["taken"] else {}
-        return Outcome(True, comment, changes, data={"ref": ref})
+        changes = {} if found.resumed else {"held_by": {"old": None, "new": holder}, "ref": ref}
+        return Outcome(True, f"{holder} holds the deploy token (ref {ref})", changes, data={"ref": ref})
+
+    def _give_back(self, token: Token, refused: errors.Error) -> Outcome:
+        """Undo :meth:`_hold`, because another deploy is still at work here under a hold that has ended."""
+        found, comment = self.record, str(refused)
+        try:
+            if found.resumed:
+                self._work.end(token)
+            else:
+                summary = ending.shortened(f"{self._request.reason} (nothing deployed: {refused})")
+                self._end_hold(token, summary)
+        except errors.NotYours:
+            self._is_over()
+        except errors.Error as error:
+            ways = [f"{why}: {command}" for why, command in ending.ways_on(found)]
+            comment = "\n".join([f"{comment}; the deploy token may still be held (ref {found.ref}): {error}", *ways])
+        atexit.unregister(_say)
+        self._work.close()
+        return Outcome(False, comment, reason=refused.reason)
 
     def updated(self) -> Outcome:
         """Bring every configured repository up to date, or none of them, and have Salt serve what they have."""
@@ -316,6 +350,7 @@ class Deploy:
         except errors.Error as error:
             comment, reason = str(error), error.reason
             found.away = error.details.get("failed", {})
+        found.after = boots
         how = notes.rebooted(boots)
         found.rebooted = [minion if how[minion] == "ordered" else f"{minion} (by itself)" for minion in sorted(how)]
         changes = {
@@ -334,16 +369,14 @@ class Deploy:
         end = ending.judge(found)
         try:
             if end.hold_ended:
-                return self._hold_ended(end.trouble, left=True)
-            if end.keeps:
-                return self._kept(f"The deploy token stays held (ref {found.ref}): {end.trouble}.", end)
-            return self._release(end)
+                return self._hold_ended(end.trouble, end)
+            return self._keep(end) if end.keeps else self._release(end)
+        except errors.NotYours as error:
+            return self._hold_ended(str(error), end)
         finally:
             # From here on, this comment has the words.
             atexit.unregister(_say)
-            self._alone.close()
-            if not found.held:
-                jobs.forget(self._opts["cachedir"], found.ref)
+            self._work.close()
 
     def report(self, running: Mapping[str, Any]) -> str:
         """Return the page about the deploy; ``running`` has Salt's returns of all states so far."""
@@ -355,6 +388,11 @@ class Deploy:
 
     def _connect(self) -> Token:
         return tokens.connect(self._opts, self._tell, self.record.caller)
+
+    @functools.cached_property
+    def _work(self) -> Work:
+        assert self.record.jid is not None
+        return Work(self._opts, self.record.ref, self.record.jid)
 
     @functools.cached_property
     def _machines(self) -> Machines:
@@ -390,19 +428,18 @@ class Deploy:
     def _dry_run(self, token: Token) -> Outcome:
         """What taking the token would come to."""
         ref = self.record.ref
-        name, status = token.operator(self._request.name), token.status()
-        if status["ref"] == ref:
+        if self.record.resumed:
+            status = token.require_held(ref)
             job = status["job"]
-            if job and job["running"]:
-                return Outcome(
-                    False, f"The job {job['jid']} still runs under the hold {ref}", reason=errors.Held.reason
-                )
+            if job and job["running"] is not False:
+                may = "runs" if job["running"] else f"of {job['master']} may still run"
+                raise errors.Held(f"the job {job['jid']} {may} under the hold {ref}")
             return Outcome(True, f"{status['held_by']} holds the deploy token (ref {ref})", data={"ref": ref})
+        name, status = token.operator(self._request.name), token.status()
         if status["held_by"]:
             about = f"{status['reason']}; since {status['since']}"
-            return Outcome(False, f"{status['held_by']} holds the deploy token ({about})", reason=errors.Held.reason)
-        if self.record.resumed:
-            return Outcome(False, f"The hold {ref} is over", reason=errors.NotYours.reason)
+            own = status["held_by"] == name
+            raise errors.Held(f"{status['held_by']} holds the deploy token ({about})", token=status, own=own)
         for check in token.store.checks():
             if check.ok is False:
                 raise errors.StoreError(f"{check.name}: {check.text}")
@@ -463,21 +500,11 @@ class Deploy:
 
     def _release(self, end: ending.Ending) -> Outcome:
         found = self.record
-        rebooted = found.reboots.rebooted
         try:
             with self._connect() as token:
-                agreed = ending.shortened(found.consented() or "") if end.began else ""
-                answer = release(
-                    token,
-                    self._opts["cachedir"],
-                    ending.summary(found, end),
-                    found.ref,
-                    rebooted=rebooted,
-                    consent=agreed or None,
-                    commits=found.commits if end.began else None,
-                )
-        except errors.NotYours as error:
-            return self._hold_ended(str(error), left=bool(end.trouble))
+                answer = self._end_hold(token, ending.summary(found, end), **ending.facts(found, end))
+        except errors.NotYours:
+            raise
         except errors.Error as error:
             # A release that is in doubt may have been one.
             return self._kept(f"The deploy token may still be held (ref {found.ref}): {error}", end, error.reason)
@@ -485,28 +512,84 @@ class Deploy:
             # So may one that was interrupted: the signal comes once the write has ended.
             words = f"The deploy token may still be held (ref {found.ref}): {INTERRUPTED}"
             return self._kept(words, end, errors.Interrupted.reason)
-        found.held, found.entry = False, answer["entry"]
+        found.entry = answer["entry"]
         changes = {"held_by": {"old": found.ref, "new": answer["held_by"]}, "entry": answer["entry"]}
         return Outcome(True, f"Released. The History says: {answer['entry']}", changes)
+
+    def _end_hold(self, token: Token, summary: str, **facts: Any) -> dict[str, Any]:
+        found = self.record
+        # Whoever deploys under another's hold was let in by its ref, and is named.
+        answer = release(
+            token,
+            self._opts["cachedir"],
+            summary,
+            found.ref,
+            self._request.name,
+            **facts,
+            for_holder=True,
+            job=self._work.job,
+            again=False,
+        )
+        self._is_over()
+        return answer
+
+    def _keep(self, end: ending.Ending) -> Outcome:
+        """Take the job off the line, and leave the token held: for whoever repairs this, or for the next deploy."""
+        found = self.record
+        comment = f"The deploy token stays held (ref {found.ref})" + (f": {end.trouble}." if end.trouble else ".")
+        try:
+            with self._connect() as token:
+                self._work.end(token, ending.words(found, end))
+        except errors.NotYours:
+            raise
+        except errors.Error as error:
+            comment += f" The page may still name the job {self._work.job}: {error}."
+        except (KeyboardInterrupt, SystemExit):
+            comment += f" The page may still name the job {self._work.job}: {INTERRUPTED}."
+        else:
+            reboots.Notes(self._opts["cachedir"], found.ref).tell(found.reboots.after, done=not end.trouble)
+        if end.trouble:
+            return self._kept(comment, end)
+        return self._with_ways(comment, ending.ways_from_here(found))
 
     def _kept(self, comment: str, end: ending.Ending, reason: str | None = None) -> Outcome:
         """A token that is kept, with the commands that go on."""
         ways = [*ending.looks(self.record, end, self._machines), *ending.ways_on(self.record)]
         return self._with_ways(comment, ways, reason or errors.Failed.reason)
 
-    def _hold_ended(self, why: str, left: bool) -> Outcome:
+    def _hold_ended(self, why: str, end: ending.Ending) -> Outcome:
         """A hold that somebody else ended: none of the usual follow-up commands would work."""
-        comment = f"The hold {self.record.ref} was ended while this deploy ran: {why}."
+        found = self.record
+        self._is_over()
+        comment = f"The hold {found.ref} was ended while this deploy ran: {why}."
+        if found.hold and (end.began or not found.resumed):
+            try:
+                comment += f" The History says: {self._note(found.hold, end)}."
+            except errors.Error as error:
+                comment += f" The History does not say what this deploy did: {error}."
         way = ("To see who ended it", "salt-run deploytoken.history")
-        if left:
-            why = "To deploy what is left, ask the person who ended it, and run again"
-            way = (why, ending.run_again(self.record, ref=None))
+        if end.trouble:
+            words = "To deploy what is left, ask the person who ended it, and run again"
+            way = (words, ending.run_again(found, ref=None))
         return self._with_ways(comment, [way], errors.NotYours.reason)
 
-    def _with_ways(self, comment: str, ways: list[tuple[str, str]], reason: str) -> Outcome:
+    def _note(self, hold: Hold, end: ending.Ending) -> str:
+        """Add an entry of this deploy's own."""
+        found = self.record
+        told = [f"by {found.by}"] if found.by else []
+        told += [part for _, part in notes(**ending.facts(found, end))]
+        with self._connect() as token:
+            summary, told = ending.summary(found, end), [*told, "its hold was ended meanwhile"]
+            found.entry = token.note(hold, summary, self._work.job, told)
+        return found.entry
+
+    def _is_over(self) -> None:
+        self.record.held = self._work.named = False
+
+    def _with_ways(self, comment: str, ways: list[tuple[str, str]], reason: str | None = None) -> Outcome:
         self.record.ways = ways
         lines = [comment, *(f"{why}: {command}" for why, command in ways)]
-        return Outcome(False, "\n".join(lines), data={"next": ways}, reason=reason)
+        return Outcome(reason is None, "\n".join(lines), data={"next": ways}, reason=reason)
 
     def _tell_at_exit(self, what: str) -> None:
         """

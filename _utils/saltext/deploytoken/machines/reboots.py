@@ -183,6 +183,18 @@ class Notes:
         except OSError:  # a line in the History is not worth a deploy
             log.warning("Reboots cannot be noted below %s", self._cachedir, exc_info=True)
 
+    def tell(self, boots: Boots, done: bool) -> None:
+        """
+        Note that the page has words of those that have rebooted so far. ``done``: the next deploy under this hold is
+        not this one once more, and reboots anew.
+        """
+        told = self.rebooted(boots)
+        self.first.update({minion: boots[minion] for minion in told})
+        self.ordered -= told.keys()
+        if done:
+            self.fresh = {}
+        self.keep({})
+
     def rebooted(self, boots: Boots) -> dict[str, str]:
         """Return ``{id: "ordered" or "by itself"}`` of those that have another boot ID than at first."""
         return {
