@@ -144,7 +144,7 @@ def reboot(
     Returns ``rebooted``: by minion, its ``old`` and ``new`` boot ID. When it stops, there are also ``failed`` (by
     minion, why) and ``left`` (those, and the minions still to be rebooted, in order).
     """
-    from saltext.deploytoken.deploy import allowed, tokens
+    from saltext.deploytoken.deploy import allowed, tokens, work
     from saltext.deploytoken.machines import reboots
 
     if ref is None:
@@ -152,19 +152,39 @@ def reboot(
     ref, agreed = values.ref(ref), agreement.parse(consent)
     reached, check = machines.connect(__opts__, ssh), reboots.health(health)
     batch, patience = values.number(batch, "batch", 1000), values.positive_duration(timeout, "timeout")
-    done = reboots.reboot(
-        reboots.Servers(reached),
-        reached.require(_target(target), target_type),
-        batch=batch,
-        patience=patience,
-        check=check,
-        ref=ref,
-        allowed=allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
-        notes=reboots.Notes(__opts__["cachedir"], ref),
-        tell=cli.say,
-        pause=0 if pause is None else values.duration(pause, "pause"),
-    )
+    pause = 0 if pause is None else values.duration(pause, "pause")
+    order = reached.require(_target(target), target_type)
+    done = {}
+    words = functools.partial(_words, done)
+    try:
+        with work.by_hand(__opts__, cli.say, ref, globals().get("__jid__"), words):
+            try:
+                done |= reboots.reboot(
+                    reboots.Servers(reached),
+                    order,
+                    batch=batch,
+                    patience=patience,
+                    check=check,
+                    ref=ref,
+                    allowed=allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
+                    notes=reboots.Notes(__opts__["cachedir"], ref),
+                    tell=cli.say,
+                    pause=pause,
+                )
+            except errors.Error as error:
+                done |= error.details.get("rebooted", {})
+                raise
+    except errors.Error as error:
+        error.details.setdefault("rebooted", done)
+        raise
     return {"rebooted": done}
+
+
+def _words(done):
+    """What was done, for the entry that ends the hold; None if nobody rebooted."""
+    from saltext.deploytoken.deploy import ending
+
+    return ending.line("rebooted", list(done), []) if done else None
 
 
 def _target(target):

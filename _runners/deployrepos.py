@@ -131,13 +131,23 @@ def _configured():
 def _refuse_others(ref):
     """Refuse while somebody holds the token under another ref than this one, or under none."""
     from saltext.deploytoken import config, errors
-    from saltext.deploytoken.deploy import tokens
+    from saltext.deploytoken.deploy import jobs, tokens
 
     if not config.section(__opts__).get("store"):
         return
     with tokens.connect(__opts__, cli.say) as token:
         status = token.status()
-    if not status["held_by"] or (ref and status["ref"] == ref):
+        mine = ref is not None and status["ref"] == ref
+        if mine and status["ended_before"]:
+            token.require_held(ref)
+    job = status["job"]
+    if mine and job and job["running"] is not False and job["jid"] != jobs.orchestration(__opts__["cachedir"]):
+        raise errors.Held(
+            f"the job {job['jid']} is at work under the hold {ref}, or may be, and reads these repositories: nothing "
+            "was updated. Wait until it has ended",
+            token=status,
+        )
+    if mine or not status["held_by"]:
         return
     why = f" ({status['reason']})" if status["reason"] else ""
     own = f"; if that hold is yours, run: salt-run deployrepos.update ref={status['ref']}" if status["ref"] else ""

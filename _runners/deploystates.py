@@ -8,6 +8,7 @@ expected: only a clear success is one. It can go in batches. Before each, it ask
 whether the minions of the batch are idle. After one with a failure, no other is begun.
 """
 
+import contextlib
 import functools
 
 from saltext.deploytoken import cli, errors, machines, values
@@ -82,7 +83,7 @@ def apply(
     that this would interrupt, or the target matches nobody or names a minion that does not exist.
     """
     # Late: every salt-run imports every runner.
-    from saltext.deploytoken.deploy import allowed, tokens
+    from saltext.deploytoken.deploy import allowed, tokens, work
     from saltext.deploytoken.machines import states as running
 
     test, states = values.boolean(test, "test"), values.boolean(states, "states")
@@ -97,19 +98,34 @@ def apply(
     if test and task.untold:
         return {"message": task.untold, **_data(applied, states)}
     fun, arg, kwarg = task.call(ref, test)
+    connect = functools.partial(tokens.connect, __opts__, cli.say)
+    at_work = work.by_hand(
+        __opts__, cli.say, ref, globals().get("__jid__"), functools.partial(_words, applied, target)
+    )
     try:
-        running.apply(
-            applied,
-            size.split(applied.expected) if size else [applied.expected],
-            functools.partial(reached.follow, fun=fun, arg=arg, kwarg=kwarg, tell=cli.say),
-            allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
-            cli.say,
-            test,
-        )
+        with contextlib.nullcontext() if test else at_work:
+            running.apply(
+                applied,
+                size.split(applied.expected) if size else [applied.expected],
+                functools.partial(reached.follow, fun=fun, arg=arg, kwarg=kwarg, tell=cli.say),
+                allowed.batch(connect, reached, ref, agreed),
+                cli.say,
+                test,
+            )
     except errors.Error as error:
         error.details.update(_data(applied, states))
         raise
     return _data(applied, states)
+
+
+def _words(applied, target):
+    """What was done, for the entry that ends the hold; None if it was begun nowhere."""
+    from saltext.deploytoken.deploy import ending
+
+    if not applied.begun:
+        return None
+    failed = [f"FAILED on {', '.join(applied.failed)}"] if applied.failed else []
+    return ending.line(f"applied {applied.task}", _target(target), failed)
 
 
 def _target(target):
