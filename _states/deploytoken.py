@@ -106,7 +106,7 @@ def idle(name):
 
 def held(name):
     """
-    Have the deploy token held: taken under a new ref, or confirmed under the ``ref`` of the request.
+    Have the deploy token held: under a new ref, or under the ``ref`` of the request; and be at work under it.
 
     .. code-block:: yaml
 
@@ -116,8 +116,9 @@ def held(name):
     name
         For people; nothing depends on it.
 
-    Changes show who took it, unless the hold was only confirmed. In a test, says who holds it, and fails if that is
-    somebody else.
+    The page names the job of this deploy while it is at work. Refused while another one is at work under this hold, or
+    on this master under one that has ended since. Changes show who took the token, unless it was held already. In a
+    test, says who holds it, and fails if that is somebody else. What is refused has the command that goes on.
     """
     return _carry_out("held", name)
 
@@ -214,7 +215,9 @@ def released(name):
 
     A deploy that began on no machine gives the token back. After a failure it stays held, unless the request has
     ``on_failure: release``; while a machine may still run its states, it stays held in any case. A token that is kept
-    fails this state, and the comment has the commands that go on.
+    then fails this state. After a success it stays held where a person took it by hand, or with ``on_success: hold``.
+    The comment has the commands that go on. If the hold was ended meanwhile, this fails with the reason ``not_yours``,
+    and what the deploy did has an entry of its own.
     """
     return _carry_out("released", name)
 

@@ -109,6 +109,15 @@ def test_a_second_deploy_under_a_hold_at_work_is_refused_with_the_job_s_id(rehea
     assert ret["result"] is True
 
 
+def test_a_deploy_under_a_hold_with_a_job_of_another_master_is_refused_because_nobody_here_can_tell(by_hand):
+    deploy = by_hand()
+    deploy.place.edit(lambda text: text.replace(f"; ref {REF}", f"; job {JID}@master2; ref {REF}"))
+    for test in (True, False):
+        ret = deploy.other(test=test, ref=REF).run(until="updated")
+        assert (ret["result"], ret["reason"]) == (False, "held")
+        assert f"the job {JID} of master2 may still run under the hold {REF}" in ret["comment"]
+
+
 @pytest.mark.parametrize("resumed", [False, True], ids=["new", "resumed"])
 def test_a_deploy_whose_hold_was_ended_by_hand_stops_the_next_one_here_until_it_has_ended(rehearse, resumed):
     first = rehearse()
@@ -204,7 +213,11 @@ def test_whoever_holds_the_token_already_is_told_the_command_that_goes_on(rehear
     assert second.startswith("To go on under it: ")
     deploy.asked = asked(second.partition(": ")[2])
     deploy.again()
-    assert deploy.run()["result"] is True
+    deploy.run(until="released")
+    # While it is at work, nobody is told to go on beside it.
+    other = deploy.other().run()["comment"].splitlines()[1]
+    assert asked(other.removeprefix("To wait for it: "))["wait"] == "15m"
+    assert deploy.step("released")["result"] is True
 
 
 def test_whoever_finds_the_token_held_is_told_the_command_that_waits(rehearse):

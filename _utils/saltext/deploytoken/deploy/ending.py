@@ -161,14 +161,17 @@ def ways_from_here(record: Record) -> list[Way]:
     ]
 
 
-def ways_in(record: Record, refused: errors.Error) -> list[Way]:
-    """Return the commands that go on from a token that cannot be had as it was asked for."""
+def ways_in(record: Record, refused: errors.Error, kept: bool) -> list[Way]:
+    """
+    Return the commands that go on from a token that cannot be had as it was asked for. ``kept``: it is the person's
+    own, and nothing is at work under it.
+    """
     token = refused.details.get("token") or {}
     if isinstance(refused, errors.NotYours) and record.resumed:
         return [("To deploy under a new hold", run_again(record, None))]
     if not isinstance(refused, errors.Held) or "token" not in refused.details:
         return []
-    if refused.details.get("own") and token.get("ref"):
+    if kept and token.get("ref"):
         return [("To go on under it", run_again(record, token["ref"]))]
     return [("To wait for it", run_again(record, None, wait=record.asked.get("wait") or "15m"))]
 

@@ -170,12 +170,14 @@ class Deploy:
 
     def held(self) -> Outcome:
         """Take the token, or go on under the hold that the request names; and be the only one at work under it."""
-        try:
-            with self._connect() as token:
+        with self._connect() as token:
+            try:
                 return self._dry_run(token) if self.record.test else self._hold(token)
-        except errors.Error as error:
-            lines = [str(error), *(f"{why}: {command}" for why, command in ending.ways_in(self.record, error))]
-            return Outcome(False, "\n".join(lines), reason=error.reason)
+            except errors.Error as error:
+                kept = bool(error.details.get("own")) and not _is_at_work(token)
+                ways = ending.ways_in(self.record, error, kept)
+                lines = [str(error), *(f"{why}: {command}" for why, command in ways)]
+                return Outcome(False, "\n".join(lines), reason=error.reason)
 
     def _hold(self, token: Token) -> Outcome:
         asked, found = self._request, self.record
@@ -601,6 +603,15 @@ class Deploy:
         atexit.unregister(_say)
         lines = [what, *(f"{why}: {command}" for why, command in ending.ways_on(self.record))]
         atexit.register(_say, "\n".join(lines))
+
+
+def _is_at_work(token: Token) -> bool:
+    """Whether a job is at work under the hold that stands now, or may be."""
+    try:
+        job = token.status()["job"]
+    except errors.Error:
+        return True
+    return bool(job) and job["running"] is not False
 
 
 def _say(words: str) -> None:
