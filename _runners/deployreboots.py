@@ -7,10 +7,10 @@ Linux makes a boot ID at each boot. A server counts as rebooted when it answers 
 that answers with the old one is not back yet. Nobody reboots anything without the token: before each batch, this asks
 the wiki page whether the token is still held under ``ref``, and the servers of the batch whether they are still idle.
 
-The exit codes are those of all runners of this extension: 4 (``not_yours``) when the token is not held under that ref
-any more, 7 (``busy``) when something runs that a reboot would interrupt or the target matches nobody, and 9
-(``failed``) when a server gives no boot ID, does not come back, or is not well. After Ctrl-C (130), a server that was
-ordered to reboot does so all the same, and is named.
+The exit codes are those of all runners of this extension: 3 (``held``) when another job is at work under that hold, 4
+(``not_yours``) when the token is not held under that ref any more, 7 (``busy``) when something runs that a reboot
+would interrupt or the target matches nobody, and 9 (``failed``) when a server gives no boot ID, does not come back, or
+is not well. After Ctrl-C (130), a server that was ordered to reboot does so all the same, and is named.
 """
 
 import functools

@@ -75,8 +75,9 @@ def update(ref=None):
 
     Returns ``served`` if the master has git remotes of its own: their names with the short id of the commit that is
     now served. Returns a ``message`` as well if no repositories are configured, which is a success. Exits with code 2
-    if the configuration is wrong, with code 3 if somebody holds the token under another ref, with code 6 if nobody can
-    tell who holds it, and with code 8 if any repository is refused; the answer then has all of them.
+    if the configuration is wrong, with code 3 if somebody holds the token under another ref or a deploy is at work
+    under this one, with code 6 if nobody can tell who holds it, and with code 8 if any repository is refused; the
+    answer then has all of them.
     """
     # Late: every salt-run imports every runner.
     from saltext.deploytoken import errors, repositories, values

@@ -78,9 +78,11 @@ def apply(
     already), ``jid`` (the job) and ``seconds``; ``failed`` and ``not_started`` (lists of minions), ``expected``; and
     with ``states`` also ``returns``.
 
-    Each minion's end is printed on standard error as it comes. Exits with code 9 if a minion failed, 4 if the token is
-    not held under ``ref`` any more, 2 if an argument is wrong, 6 if the wiki cannot be asked, and 7 if something runs
-    that this would interrupt, or the target matches nobody or names a minion that does not exist.
+    While this runs, the page names its job; the entry that ends the hold says what was done. Each minion's end is
+    printed on standard error as it comes. Exits with code 9 if a minion failed, 4 if the token is not held under
+    ``ref`` any more, 3 if another job is at work under it, 2 if an argument is wrong, 6 if the wiki cannot be asked,
+    and 7 if something runs that this would interrupt, or the target matches nobody or names a minion that does not
+    exist.
     """
     # Late: every salt-run imports every runner.
     from saltext.deploytoken.deploy import allowed, tokens, work
