@@ -1,6 +1,7 @@
 """However a deploy ends: the token, the History, the exit code and the message agree on what happened."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -44,21 +45,56 @@ def test_a_failure_in_one_batch_stops_the_next(site, redmine, tmp_path):
     assert entries(site, redmine) == []
 
 
-def test_a_token_that_is_taken_over_between_two_batches_stops_the_next(site, redmine, midway):
+def test_a_deploy_at_work_is_only_ended_by_name_and_its_own_words_reach_the_history(site, redmine, midway):
     deploying = midway.start(**BOTH, batch="50%", on_failure="release")
     midway.begun("docs")
-    taken = site.run("deploytoken.takeover", ref=held(site)["ref"], reason="the site is down", name="Bob")
+    hold = held(site)
+    jid = hold["job"]["jid"]
+    assert hold["job"]["running"] is True
+    assert f"; job {jid}@" in redmine.text(site.page)
+
+    # In a second terminal.
+    for command in ("release", "takeover"):
+        more = {"reason": "the site is down"} if command == "takeover" else {"summary": "mine"}
+        answer = site.run(f"deploytoken.{command}", ref=hold["ref"], **more)
+        assert (answer.code, answer.data["reason"]) == (3, "held"), answer
+        assert f"the job {jid} runs under the hold {hold['ref']}" in answer.data["message"]
+    taken = site.run("deploytoken.takeover", ref=hold["ref"], reason="the site is down", name="Bob", force=True)
     assert taken.code == 0, taken
+
     midway.go()
     answer = midway.end(deploying)
-    assert answer.code == 1
+    assert (answer.code, step(answer, "cleanup")["reason"]) == (1, "not_yours"), answer
     assert midway.done("docs")
     assert not midway.done("kingfisher-main")
     assert held(site)["ref"] == taken.data["ref"]
-    assert len(entries(site, redmine)) == 1  # the takeover's own
+    own, taken_over = entries(site, redmine)
+    assert f"{REASON} (FAILED: " in own
+    assert own.endswith(f"; its hold was ended meanwhile (ref {hold['ref']})")
+    assert f"by force, over the job {jid}@" in taken_over
     assert "Bob holds the token" in comment(answer, "deploy")
-    assert "not started" in report(answer)
+    page = report(answer)
+    assert "not started" in page
+    assert "To deploy what is left, ask the person who ended it, and run again" in page
     assert "stays held" not in answer.stdout
+
+
+def test_while_a_deploy_is_at_work_whose_hold_was_ended_in_the_browser_no_other_begins(site, redmine, midway):
+    deploying = midway.start()
+    midway.begun()
+    hold = held(site)
+    redmine.edit(site.page, "Held by: nobody\n\nh2. History\n", "bob")
+    answer = deploy(site, target="kingfisher-main")
+    assert (answer.code, results(answer)["token"]) == (1, False), answer
+    assert f"the job {hold['job']['jid']} still runs here under the hold {hold['ref']}" in comment(answer, "token")
+    assert held(site)["held_by"] is None
+    midway.go()
+    answer = midway.end(deploying)
+    assert (answer.code, step(answer, "cleanup")["reason"]) == (1, "not_yours"), answer
+    assert midway.done()
+    own, other = entries(site, redmine)
+    assert own.endswith(f"{REASON}; its hold was ended meanwhile (ref {hold['ref']})")
+    assert "nothing deployed: the job" in other
 
 
 # A minion goes silent
@@ -138,7 +174,7 @@ def test_ctrl_c_that_ends_tee_as_well_keeps_the_token_held_for_those_who_go_on(s
     assert not midway.done()
 
 
-def test_sigkill_leaves_the_token_held_and_status_says_that_nothing_deploys(site, midway):
+def test_after_sigkill_status_says_that_nothing_deploys_and_the_same_deploy_goes_on(site, redmine, midway):
     deploying = midway.start()
     midway.begun()
     deploying.kill()
@@ -147,6 +183,12 @@ def test_sigkill_leaves_the_token_held_and_status_says_that_nothing_deploys(site
     assert hold["held_by"] is not None
     # As well when the master's maintenance, which comes every minute, has cleaned up after the dead process.
     assert hold["job"]["running"] is False
+    midway.clean()
+    answer = deploy(site, ref=hold["ref"])
+    assert answer.code == 0, answer
+    # A deploy took the hold, so it releases it.
+    assert held(site)["held_by"] is None
+    assert len(entries(site, redmine)) == 1
 
 
 def test_a_wiki_that_goes_away_before_the_release_is_told_and_the_token_stays_held(site, redmine, midway):
@@ -174,7 +216,7 @@ def test_of_two_deploys_in_the_same_second_one_runs_and_the_other_is_refused(sit
     midway.go()
     answers = sorted((midway.end(one) for one in both), key=lambda answer: answer.code)
     assert [answer.code for answer in answers] == [0, 1], answers
-    assert "holds the token" in comment(answers[1], "token")
+    assert "you hold the token yourself" in comment(answers[1], "token")
     assert results(answers[1])["deploy"] is False
     assert len(entries(site, redmine)) == 1
     assert held(site)["held_by"] is None
@@ -332,16 +374,46 @@ def test_what_the_update_brings_counts_at_once_a_new_probe_and_a_new_file_alike(
     assert (tmp_path / "tree" / "new").read_text() == "new"
 
 
-def test_a_deploy_under_the_hold_of_one_that_still_runs_is_refused_and_releases_nothing(site, midway):
-    deploying = midway.start()
+# A day of work
+
+
+def test_of_two_that_go_on_under_one_hold_at_once_one_does_and_the_hold_carries_a_day_of_work(site, redmine, midway):
+    ref = site.run("deploytoken.acquire", reason="a day of work").data["ref"]
+    both = [midway.start(ref=ref) for _ in range(2)]
     midway.begun()
-    ref = held(site)["ref"]
-    answer = deploy(site, target="kingfisher-main", ref=ref)
-    assert answer.code == 1, answer
-    assert f"another deploy still runs under the hold {ref}" in comment(answer, "token")
-    assert held(site)["ref"] == ref
+    until(lambda: any(one.poll() is not None for one in both), timeout=400, what="one to be refused")
+    job = held(site)["job"]
+    assert job["running"] is True
+    # By hand, too.
+    for command in ("deploystates.apply", "deployreboots.reboot"):
+        refused = site.run(command, target="kingfisher-main", ref=ref)
+        assert (refused.code, refused.data["reason"], refused.data["job"]) == (
+            3,
+            "held",
+            f"{job['jid']}@{job['master']}",
+        )
     midway.go()
-    assert midway.end(deploying).code == 0
+    answers = sorted((midway.end(one) for one in both), key=lambda answer: answer.code)
+    assert [answer.code for answer in answers] == [0, 1], answers
+    assert f"the job {job['jid']} runs under the hold {ref}" in comment(answers[1], "token")
+    page = report(answers[0])
+    assert page.startswith("DEPLOYED\n")
+    assert f"salt-run deploytoken.release ref={ref}" in page
+    assert held(site)["job"] is None
+
+    assert deploy(site, target="kingfisher-main", ref=ref, reason="renew certificates").code == 0
+    applied = site.run("deploystates.apply", target="docs", ref=ref)
+    assert applied.code == 0, applied
+    assert entries(site, redmine) == []
+    released = site.run("deploytoken.release", ref=ref, summary="all is well")
+    assert released.code == 0, released
+    (entry,) = entries(site, redmine)
+    times = r"; \d\d:\d\d UTC "
+    assert re.search(
+        rf"all is well{times}{REASON} \(docs\){times}renew certificates \(kingfisher-main\)"
+        rf"{times}applied the highstate \(docs\) \(ref {ref}\)$",
+        entry,
+    )
 
 
 # Last, because everybody has to find the new master
