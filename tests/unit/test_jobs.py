@@ -67,7 +67,7 @@ HOLDER = """
 import sys
 from saltext.deploytoken.deploy import jobs
 with jobs.alone(*sys.argv[1:]) as begin:
-    begin()
+    begin(True)
     print("at work", flush=True)
     sys.stdin.read()
 """
@@ -97,7 +97,7 @@ def test_a_job_at_work_runs_until_its_process_ends_however_it_does(opts, at_work
     worker.wait(30)
     assert jobs.runs(opts, JOB) is False
     with jobs.alone(opts["cachedir"], REF, LATER) as begin:
-        begin()  # as whoever goes on after a crash
+        begin(True)  # as whoever goes on after a crash
         assert jobs.runs(opts, f"{LATER}@master1") is True
     assert jobs.runs(opts, f"{LATER}@master1") is False
 
@@ -106,17 +106,17 @@ def test_no_two_jobs_are_at_work_here_at_a_time_whatever_the_page_says(opts, at_
     worker = at_work(REF, JID)
     with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
         with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold {REF}, although .* over: wait"):
-            begin()
+            begin(True)
     with jobs.alone(opts["cachedir"], REF, LATER) as begin:
         with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold {REF}: wait") as refused:
-            begin()
+            begin(True)
     assert refused.value.details["job"] == JID
     # The page's line names it, so its files may only go with the hold, unless that was ended by name.
     jobs.forget(opts["cachedir"], REF, forced=False)
     assert jobs.runs(opts, JOB) is True
     jobs.forget(opts["cachedir"], REF)
     with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
-        begin()
+        begin(True)
     assert worker.poll() is None
 
 
@@ -124,7 +124,15 @@ def test_whoever_only_waits_for_the_token_stops_nobody(opts):
     with jobs.alone(opts["cachedir"], REF, JID):
         assert jobs.runs(opts, JOB) is True
         with jobs.alone(opts["cachedir"], "0badc0de", LATER) as begin:
-            begin()
+            begin(True)
+
+
+def test_whoever_gives_the_token_back_stops_nobody_who_has_waited_for_it(opts):
+    with jobs.alone(opts["cachedir"], REF, JID) as begin, jobs.alone(opts["cachedir"], "0badc0de", LATER) as next_one:
+        begin(True)
+        begin(False)
+        next_one(True)
+        assert jobs.runs(opts, JOB) is True
 
 
 def test_of_two_threads_that_begin_at_once_one_is_refused(opts):
@@ -135,7 +143,7 @@ def test_of_two_threads_that_begin_at_once_one_is_refused(opts):
         with jobs.alone(opts["cachedir"], ref, jid) as begin:
             gate.wait()
             try:
-                begin()
+                begin(True)
             except errors.Held:
                 refused.append(ref)
             gate.wait()

@@ -153,6 +153,21 @@ def test_a_deploy_whose_hold_was_ended_by_name_stops_nobody(rehearse):
     assert first.other().run()["result"] is True
 
 
+def test_whoever_waited_for_the_token_gets_it_from_a_deploy_that_has_just_released_it(rehearse, monkeypatch):
+    from saltext.deploytoken.gate import live
+
+    deploy, second = rehearse(), []
+    forget = live.forget
+
+    def released(cachedir):  # the page is free, and the first one has not come to its end
+        monkeypatch.setattr(live, "forget", forget)
+        second.append(deploy.other().run())
+
+    monkeypatch.setattr(live, "forget", released)
+    assert deploy.run()["result"] is True
+    assert second[0]["result"] is True, second
+
+
 # Sessions
 
 
@@ -279,7 +294,7 @@ def test_work_by_hand_whose_hold_was_ended_says_so(master):
 def test_work_by_hand_waits_for_no_deploy_whose_hold_was_ended(master):
     name = jobs.name(master.opts, JID)
     with jobs.alone(master.opts["cachedir"], "0badc0de", JID) as begin:
-        begin()
+        begin(True)
         with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold 0badc0de"):
             work.by_hand(master.opts, print, REF, "20261122224500123456", lambda: "x").__enter__()
     assert name not in line(master)

@@ -96,20 +96,23 @@ def _master(opts: Mapping[str, Any]) -> str:
 
 
 @contextlib.contextmanager
-def alone(cachedir: str, ref: str, jid: str) -> Iterator[Callable[[], None]]:
+def alone(cachedir: str, ref: str, jid: str) -> Iterator[Callable[[bool], None]]:
     """
     Have the job ``jid`` known here as one that runs under the hold ``ref`` while the block runs.
 
-    Yields a function. To be called once the hold is there: from then on the job is at work. It raises
+    Yields a function, to be called with True once the hold is there: from then on the job is at work. It raises
     :class:`errors.Held` if another one is at work here, under any hold: the page cannot tell of one whose hold was
-    ended, or whose line was changed by hand. Of two that begin at once, at least one is refused.
+    ended, or whose line was changed by hand. Of two that begin at once, at least one is refused. To be called with
+    False before the hold is given back, or somebody who waits for it could find this one still at work.
 
     Several threads of one process, as in the reactor, each have a lock of their own.
     """
     path = files.folder(cachedir) / f"{ref}-{jid}.lock"
 
-    def begin() -> None:
-        path.write_text("at work", encoding="ascii")
+    def at_work(begins: bool) -> None:
+        path.write_text("at work" if begins else "", encoding="ascii")
+        if not begins:
+            return
         for other in sorted(path.parent.glob("*-*.lock")):
             if other != path and _is_at_work(other):
                 raise _still_runs(other, ref)
@@ -119,8 +122,8 @@ def alone(cachedir: str, ref: str, jid: str) -> Iterator[Callable[[], None]]:
             stack.enter_context(files.locked(path, _PATIENCE))
         except TimeoutError:
             raise _still_runs(path, ref) from None
-        path.write_bytes(b"")
-        yield begin
+        at_work(False)
+        yield at_work
 
 
 def forget(cachedir: str, ref: str, forced: bool = True) -> None:

@@ -214,6 +214,7 @@ class Deploy:
     def _give_back(self, token: Token, refused: errors.Error) -> Outcome:
         """Undo :meth:`_hold`, because another deploy is still at work here under a hold that has ended."""
         found, comment = self.record, str(refused)
+        self._work.rest()
         try:
             if found.resumed:
                 self._work.end(token)
@@ -369,6 +370,7 @@ class Deploy:
         if found.test:
             return Outcome(None, "The token would be released, with an entry in the History.")
         end = ending.judge(found)
+        self._work.rest()
         try:
             if end.hold_ended:
                 return self._hold_ended(end.trouble, end)

@@ -35,6 +35,7 @@ class Work:
         self.named = False
         self._cachedir, self._jid = str(opts["cachedir"]), jid
         self._lock = contextlib.ExitStack()
+        self._at_work: Callable[[bool], None] | None = None
 
     def begin(self, take: Callable[[], _Result]) -> _Result:
         """
@@ -42,7 +43,7 @@ class Work:
 
         :raises errors.Held: another job is at work under the hold, or may be.
         """
-        self._begun = self._lock.enter_context(jobs.alone(self._cachedir, self.ref, self._jid))
+        self._at_work = self._lock.enter_context(jobs.alone(self._cachedir, self.ref, self._jid))
         try:
             answer = take()
         except BaseException as error:
@@ -60,10 +61,18 @@ class Work:
 
         :raises errors.Held: one is. The hold of this one is to be given back.
         """
-        self._begun()
+        assert self._at_work, "it has begun"
+        self._at_work(True)
+
+    def rest(self) -> None:
+        """Be at work no more, before the hold is given back or left to others. It may still be the job's."""
+        if self._at_work:
+            with contextlib.suppress(OSError):  # then others wait a moment longer
+                self._at_work(False)
 
     def end(self, token: Token, words: str | None = None) -> None:
         """Take the job off the line; ``words`` say what it did, for the entry that ends the hold."""
+        self.rest()
         token.end(self.ref, self.job, words)
         self.named = False
 
