@@ -6,7 +6,7 @@ import pytest
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.deploy import jobs, tokens, work
-from tests.support.deploys import Rehearsal
+from tests.support.deploys import STEPS, Rehearsal
 from tests.support.machines import boot_id, busy
 from tests.unit.test_deploy_end import FAILS, asked
 
@@ -173,6 +173,10 @@ def test_whoever_waited_for_the_token_gets_it_from_a_deploy_that_has_just_releas
 
 def test_a_hold_taken_by_hand_carries_a_day_of_work_and_its_entry_tells_of_each_deploy(by_hand):
     deploy = by_hand(reboot=["b"])
+    tried = deploy.other(test=True, ref=REF)
+    for step in STEPS:
+        tried.step(step)
+    assert tried.returns["released"]["comment"] == "The token would stay held."
     deploy.machines.boots = {"a": [boot_id(1)], "b": [boot_id(1)] * 6 + [boot_id(2)]}
     deploy.run(until="released")
     deploy.record.commits = {"states": "1a2b3c4d5e"}

@@ -62,12 +62,12 @@ def judge(record: Record) -> Ending:
         trouble=trouble,
         running=running,
         rebooting=rebooting,
-        keeps=may_go_on or not gives_back if trouble else _stays(record),
+        keeps=may_go_on or not gives_back if trouble else stays(record),
         hold_ended=errors.NotYours.reason in reasons,
     )
 
 
-def _stays(record: Record) -> bool:
+def stays(record: Record) -> bool:
     """Whether the token stays held after a success: it does where a person took it by hand, for a day of work."""
     asked = record.request.on_success if record.request else None
     return asked == "hold" if asked else record.by_hand

@@ -368,7 +368,8 @@ class Deploy:
         """Release the token with an entry in the History, or keep it, according to how the steps before ended."""
         found = self.record
         if found.test:
-            return Outcome(None, "The token would be released, with an entry in the History.")
+            words = "stay held" if ending.stays(found) else "be released, with an entry in the History"
+            return Outcome(None, f"The token would {words}.")
         end = ending.judge(found)
         self._work.rest()
         try:
@@ -438,6 +439,7 @@ class Deploy:
             if job and job["running"] is not False:
                 may = "runs" if job["running"] else f"of {job['master']} may still run"
                 raise errors.Held(f"the job {job['jid']} {may} under the hold {ref}")
+            self.record.by_hand = job is None
             return Outcome(True, f"{status['held_by']} holds the deploy token (ref {ref})", data={"ref": ref})
         name, status = token.operator(self._request.name), token.status()
         if status["held_by"]:
