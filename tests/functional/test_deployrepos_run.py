@@ -2,6 +2,8 @@
 
 import pytest
 
+from saltext.deploytoken import config
+from saltext.deploytoken.token import Token
 from tests.support.repositories import Origin, environment, snapshot  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("environment")
@@ -120,6 +122,16 @@ def test_while_somebody_holds_the_token_an_update_needs_the_ref_of_that_hold(run
         assert answer["message"].endswith(f"run: salt-run deployrepos.update ref={ref}")
         assert snapshot(origin.path) == before
     assert run("status", configured)[0] == 0
+
+    # So may a deploy under this very hold, from another master.
+    jid = "20261122223000123456"
+    with Token(config.parse({"deploytoken": configured})) as alice:
+        alice.begin(ref, f"{jid}@master2")
+        code, answer = run("update", configured, ref=ref)
+        assert (code, answer["reason"]) == (3, "held")
+        assert answer["message"].startswith(f"the job {jid} is at work under the hold {ref}, or may be")
+        assert snapshot(origin.path) == before
+        alice.end(ref, f"{jid}@master2")
 
     code, answer = run("update", configured, ref=ref)
     assert (code, origin.head) == (0, after)
