@@ -120,19 +120,19 @@ class Token:
 
     def look(self) -> dict[str, Any]:
         """
-        Return who holds the token now, in one request: as :meth:`acquire` does.
+        Return who holds the token now, in one request: as :meth:`acquire` does, and the ``job`` at work.
 
         :raises errors.NotYours: the page was set back to a hold that has ended.
         """
         found, hold, origin = self._drive(protocol.origin(self.config.rules, whole=False), [])
-        answer = self._answer(hold, found.version)
+        answer = {**self._answer(hold, found.version), "job": self._job(hold, origin)}
         if origin.ended is not None:
             raise errors.NotYours(protocol.set_back(answer["ref"], origin.ended), token=answer)
         return answer
 
-    def require_held(self, ref: str) -> None:
+    def require_held(self, ref: str) -> dict[str, Any]:
         """
-        Look whether the token is held under ``ref`` now.
+        Return what a :meth:`look` tells, if the token is held under ``ref`` now.
 
         :raises errors.NotYours: it is not. The error's ``token`` says who holds it.
         """
@@ -142,6 +142,7 @@ class Token:
             reason = f" ({found['reason']})" if found["reason"] else ""
             now = f"{found['held_by']} holds the token{reason}" if found["held_by"] else "nobody holds it"
             raise errors.NotYours(f"the hold {ref} is over, {now}; nothing more is started", token=found)
+        return found
 
     def history(self, limit: int) -> dict[str, Any]:
         """Return the last ``limit`` holds; see :func:`history.past`."""
