@@ -106,6 +106,23 @@ def test_a_step_of_an_orchestration_tells_when_it_begins_and_ends(capsys, monkey
     assert answer == ""  # standard output is for data
 
 
+@pytest.mark.parametrize(
+    ("typed", "named"),
+    [
+        ({"fun": "test_cli.take"}, True),
+        ({"fun": "test_cli.take", "output": "json"}, False),
+        ({"fun": "state.orchestrate"}, False),
+        ({"fun": "test_cli.other"}, False),
+        ({}, False),
+    ],
+)
+def test_only_an_answer_to_whoever_typed_the_command_names_an_outputter(monkeypatch, capsys, typed, named):
+    monkeypatch.setitem(globals(), "__outputter__", {"take": "table"})
+    monkeypatch.setitem(globals(), "__opts__", typed)
+    for answer in (command(take)("x"), command(take)(wrong=1)):
+        assert ("outputter" in answer) is named
+
+
 def test_a_step_that_refuses_tells_why(capsys, monkeypatch):
     def refuse():
         raise errors.Busy("a spider runs")

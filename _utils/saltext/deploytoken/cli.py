@@ -25,8 +25,8 @@ def command(function: Callable[..., Any]) -> Callable[..., Any]:
     Make ``function`` a runner function whose every failure reaches the caller.
 
     An :class:`errors.Error` becomes ``{"reason", "message", "retcode", **details}``; wrong arguments are ``invalid``.
-    A program gets data. Where people see them otherwise, the module's ``__outputter__`` names Salt's outputter by
-    function, as execution modules do.
+    A program gets data. Where whoever types it sees them otherwise, the module's ``__outputter__`` names Salt's
+    outputter by function, as execution modules do.
 
     As a ``salt.runner`` step of an orchestration, it announces its beginning and its end on standard error.
     """
@@ -91,10 +91,8 @@ def say(line: str) -> None:
 @contextlib.contextmanager
 def _announced_as_step(function: Callable[..., Any]) -> Iterator[None]:
     """Announce the beginning and the end of a step. A function that a person typed shows its own end."""
-    name = f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
-    # What was typed; a step finds the orchestration's there (3008.3). Callers other than salt-run have none.
-    typed = (function.__globals__.get("__opts__") or {}).get("fun")
-    if typed in (None, name):
+    name = _name(function)
+    if _typed(function) in (None, name):
         yield
         return
     say(f"{name} …")
@@ -108,16 +106,25 @@ def _announced_as_step(function: Callable[..., Any]) -> Iterator[None]:
 
 def _for_people(function: Callable[..., Any], answer: Any) -> Any:
     """
-    Add the name of the outputter to an answer. ``salt-run`` prints with it, and all others have one more key.
+    Add the name of the outputter to the answer of a function that was typed: ``salt-run`` prints with it.
 
     Salt itself reads ``__outputter__`` in execution modules only (3008.3). Who asks for another ``--out``, also in the
     master's configuration, has no use for the name.
     """
     found = function.__globals__
     outputter = found.get("__outputter__", {}).get(function.__name__)
-    if outputter is None or not isinstance(answer, dict) or (found.get("__opts__") or {}).get("output"):
-        return answer
-    return {**answer, "outputter": outputter}
+    wanted = _typed(function) == _name(function) and not found["__opts__"].get("output")
+    return {**answer, "outputter": outputter} if outputter and wanted and isinstance(answer, dict) else answer
+
+
+def _typed(function: Callable[..., Any]) -> str | None:
+    """What was typed; a step finds the orchestration's there (3008.3). Callers other than salt-run have none."""
+    found: str | None = (function.__globals__.get("__opts__") or {}).get("fun")
+    return found
+
+
+def _name(function: Callable[..., Any]) -> str:
+    return f"{function.__module__.rpartition('.')[2]}.{function.__name__}"
 
 
 def _refusal(error: errors.Error, context: MutableMapping[str, Any]) -> dict[str, Any]:
