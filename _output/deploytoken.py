@@ -56,9 +56,11 @@ def _history(found):
 
 
 def _row(item):
-    ended = item["ended"]
-    if item["ended_by"] and ended in ("taken over", "by hand"):
-        ended += f" by {item['ended_by']}" if ended == "taken over" else f" ({item['ended_by']})"
+    ended, by = item["ended"], item["ended_by"]
+    if by and ended == "by hand":
+        ended += f" ({by})"
+    elif by and (ended == "taken over" or (item["account"] and by not in (item["account"], item["held_by"]))):
+        ended += f" by {by}"
     marks = ["edited by hand"] if item["by_hand"] and item["ended"] != "by hand" else []
     marks += [f"version {number} unreadable" for number in item["unreadable"]]
     return (

@@ -25,20 +25,20 @@ code  reason            meaning
 ====  ================  ==================================================================
 0     --                done
 2     ``invalid``       arguments or configuration; the message names the key
-3     ``held``          somebody else holds the token
-4     ``not_yours``     that hold is not the current one
+3     ``held``          somebody else holds the token, or a job is at work under the hold
+4     ``not_yours``     that hold is not the current one, or not yours
 5     ``in_doubt``      a write's fate is unknown: change nothing, and look again
 6     ``store``         the wiki cannot be reached, refuses, or answers nonsense
 130   ``interrupted``   Ctrl-C or SIGTERM: a token that was just being taken has been given back
 ====  ================  ==================================================================
 
 Each step fires an event on the master's bus: ``deploytoken/acquired``, ``released``, ``takenover``, ``waiting``,
-``refused``.
+``refused``, ``extended``.
 """
 
-import functools
+import shlex
 
-from saltext.deploytoken import cli, config, errors, events, values
+from saltext.deploytoken import cli, errors, values
 from saltext.deploytoken.deploy import jobs
 
 __outputter__ = {"history": "deploytoken", "doctor": "deploytoken"}
@@ -56,13 +56,16 @@ def status():
         salt-run deploytoken.status
         salt-run deploytoken.status --out=json
 
-    Returns ``held_by`` (None when free), ``ref``, ``reason``, ``since``, ``expected_until``, ``age`` (seconds),
-    ``overdue`` (held longer than the holder expected), ``version`` and ``url`` of the page, and ``job``. If an
-    orchestration runs or ran under the hold, ``job`` has its ``jid``, and whether it is still ``running`` (None where
-    this master cannot tell); otherwise it is None. Fails with ``store`` or ``invalid``.
+    Returns ``held_by`` (None when free), ``account`` (of the person who took it, such as ``alice@master1``), ``ref``,
+    ``reason``, ``since``, ``expected_until``, ``age`` (seconds), ``overdue`` (held longer than the holder expected),
+    ``version`` and ``url`` of the page, and ``message``, the same in words. If an orchestration took it, or a job is
+    at work under it, ``job`` has its ``jid`` and ``master``, and whether it is still ``running`` (None where this
+    master cannot tell); otherwise it is None. If the hold had ended before, and the page was set back,
+    ``ended_before`` is the version of its end; otherwise it is None. Fails with ``store`` or ``invalid``.
     """
     with _token() as token:
-        return token.status()
+        found = token.status()
+    return {**found, "message": _status_in_words(found)}
 
 
 @cli.command
@@ -76,11 +79,12 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
 
         salt-run deploytoken.acquire reason="upgrade PostgreSQL"
         salt-run deploytoken.acquire reason="upgrade PostgreSQL" name=Alice expect=2h wait=15m
+        salt-run deploytoken.acquire ref=3f9c2a1b resume=True
 
     reason (str)
-        Why, in one line without brackets; the page shows it to the next person.
+        Why, in one line without brackets; the page shows it to the next person. Not needed to ``resume``.
     name (str)
-        Who; default ``deploytoken.name``, else the first and last name of the API key's owner.
+        Who, as the page has it. Default: who is typing; see :py:mod:`saltext.deploytoken.people`.
     ref (str)
         Take it under this ref (8 hex digits); if the hold with this ref stands already, confirm it. Default: a new
         one.
@@ -91,36 +95,71 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
     wait (duration)
         How long to wait for the token to be free, such as ``15m``. Default: not at all.
     jid (str)
-        The ID of the job that takes it, 20 digits; :py:func:`status` says whether it still runs. Default: the ID of
-        the orchestration that this is a step of.
+        The ID of the job that takes it and is at work under it, 20 digits; :py:func:`status` says whether it still
+        runs. Default: the ID of the orchestration that this is a step of.
 
     Returns ``held_by``, ``ref``, ``reason``, ``since``, ``expected_until``, ``version`` and ``url``, as
     :py:func:`status` does; and ``taken``, which is False if the hold stood already, and was only confirmed. Fails
-    with ``held`` (the message says who holds it, since when and why), ``not_yours`` (the hold ``ref`` has ended),
-    ``in_doubt``, ``store`` or ``invalid``.
+    with ``held`` (the message says who holds it, since when and why, and how to go on; ``own`` is True if that is who
+    is typing), ``not_yours`` (the hold ``ref`` has ended), ``in_doubt``, ``store`` or ``invalid`` (also where the hold
+    ``ref`` stands for another reason or time: see :py:func:`extend`).
     """
-    reason = values.text(reason, "reason")
     resume = values.boolean(resume, "resume")
+    reason = None if resume and reason is None else values.text(reason, "reason")
     if resume and ref is None:
         raise errors.Invalid("ref: needed to resume; `salt-run deploytoken.status` shows it")
     jid = jobs.orchestration(__opts__["cachedir"]) if jid is None else values.jid(jid, "jid")
+    job = jobs.name(__opts__, jid) if jid else None
     with _token() as token:
         answer = token.acquire(
             reason,
             _name(name),
             ref,
             resume,
-            expect=None if expect is None else values.duration(expect, "expect"),
-            wait=None if wait is None else values.duration(wait, "wait"),
-            job=jobs.name(__opts__, jid) if jid else None,
+            expect=_duration(expect, "expect"),
+            wait=_duration(wait, "wait"),
+            job=job,
         )
+        if job and not answer["taken"]:
+            # Of two orchestrations that resume one hold, one wins.
+            token.begin(answer["ref"], job)
     if jid:
         jobs.note(__opts__["cachedir"], answer["ref"], jid)
     return answer
 
 
 @cli.command
-def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
+def extend(ref=None, expect=None, reason=None, name=None):
+    """
+    Change what the page says of a hold: how long it will take from now, and why.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-run deploytoken.extend expect=2h
+        salt-run deploytoken.extend ref=3f9c2a1b expect=2h reason="upgrade PostgreSQL, and reindex"
+
+    ref (str)
+        The hold. Default: the one that stands now, if it is that of who is typing.
+    expect (duration)
+        How long it will take from now on, such as ``2h``. Default: as the page says.
+    reason (str)
+        Why, in one line without brackets. Default: as the page says.
+    name (str)
+        Who, as for :py:func:`acquire`.
+
+    Returns what :py:func:`acquire` returns except ``taken``. Fails with ``not_yours`` (that hold is not the current
+    one, or somebody else's), ``in_doubt``, ``store`` or ``invalid``.
+    """
+    reason = None if reason is None else values.text(reason, "reason")
+    seconds = None if expect is None else values.positive_duration(expect, "expect")
+    with _token() as token:
+        return token.extend(ref, seconds, reason, _name(name))
+
+
+@cli.command
+def release(summary=None, ref=None, name=None, rebooted=None, consent=None, for_holder=False, force=False):
     """
     Give the token back, and write what was done under History, in one save.
 
@@ -128,37 +167,59 @@ def release(summary=None, ref=None, name=None, rebooted=None, consent=None):
 
     .. code-block:: bash
 
-        salt-run deploytoken.release summary="upgraded PostgreSQL"
+        salt-run deploytoken.release
         salt-run deploytoken.release summary="upgraded PostgreSQL" ref=3f9c2a1b rebooted=web1,web2
+        salt-run deploytoken.release ref=3f9c2a1b for_holder=True
 
     summary (str)
-        What was done, in one line.
+        What was done, in one line. Default: the hold's reason.
     ref (str)
-        Release this hold and no other. Without it, the one under the operator's own name.
+        Release this hold and no other. Without it, the one that stands now, if it is that of who is typing.
     name (str)
-        The operator's name, as for :py:func:`acquire`.
+        Who releases it, as for :py:func:`acquire`.
     rebooted (list)
         Servers that were rebooted, for the entry.
     consent (str)
         Who agreed to interrupt what, for the entry.
+    for_holder (bool)
+        End the hold ``ref`` although it is somebody else's; the entry says who did.
+    force (bool)
+        End the hold although a job is at work under it, or may be; the entry says so.
 
     The entry also names everybody who broke the glass of a gate since the last release.
 
-    Returns what :py:func:`acquire` returns except ``taken``, and ``released`` (the ref) and ``entry`` (the line under
-    History). To release again what is released already succeeds and writes nothing. Fails with ``not_yours``,
+    Returns what :py:func:`acquire` returns except ``taken``, and ``released`` (the ref), ``released_by`` (who did) and
+    ``entry`` (the line under History). To release again what is released already succeeds and writes nothing. Fails
+    with ``not_yours`` (that hold is not the current one, or somebody else's), ``held`` (a job is at work under it),
     ``in_doubt``, ``store`` or ``invalid``.
     """
     from saltext.deploytoken.deploy.release import release as record_and_release
 
-    summary = values.text(summary, "summary")
+    summary = None if summary is None else values.text(summary, "summary")
     rebooted = values.words(rebooted, "rebooted")
     consent = None if consent is None else values.text(consent, "consent")
+    for_holder = values.boolean(for_holder, "for_holder")
+    force = values.boolean(force, "force")
+    if for_holder and ref is None:
+        raise errors.Invalid("ref: needed with for_holder; `salt-run deploytoken.status` shows it")
+    jid = jobs.orchestration(__opts__["cachedir"])
     with _token() as token:
-        return record_and_release(token, __opts__["cachedir"], summary, ref, _name(name), rebooted, consent)
+        return record_and_release(
+            token,
+            __opts__["cachedir"],
+            summary,
+            ref,
+            _name(name),
+            rebooted,
+            consent,
+            for_holder=for_holder,
+            force=force,
+            job=jobs.name(__opts__, jid) if jid else None,
+        )
 
 
 @cli.command
-def takeover(ref=None, reason=None, name=None, held_by=None):
+def takeover(ref=None, reason=None, name=None, held_by=None, force=False):
     """
     End somebody else's hold on purpose, and take the token.
 
@@ -170,28 +231,34 @@ def takeover(ref=None, reason=None, name=None, held_by=None):
         salt-run deploytoken.takeover held_by=Bob reason="Bob forgot to write nobody"
 
     ref (str)
-        The hold to end, exactly as :py:func:`status` shows it.
+        The hold to end, exactly as :py:func:`status` shows it. Without it, the command is only shown.
     reason (str)
         Why, in one line without brackets; the History entry of the ended hold shows it.
     name (str)
-        The operator's name, as for :py:func:`acquire`.
+        Who takes it, as for :py:func:`acquire`.
     held_by (str)
         In place of ``ref``, for a hold that a person typed without one: the name, exactly as the page has it.
+    force (bool)
+        End the hold although a job is at work under it, or may be; its entry says so.
 
     Returns what :py:func:`acquire` returns except ``taken``, and ``displaced`` (the ended hold) and ``entry``.
-    Fails with ``not_yours`` when that hold is not the current one, ``in_doubt``, ``store`` or ``invalid``.
+    Fails with ``not_yours`` when that hold is not the current one, ``held`` (a job is at work under it), ``in_doubt``,
+    ``store`` or ``invalid``.
     """
     from saltext.deploytoken.gate import live
 
     reason = values.text(reason, "reason")
-    if (ref is None) == (held_by is None):
-        raise errors.Invalid(
-            "ref: name the hold to end, as `salt-run deploytoken.status` shows it: ref=…, or held_by=… if it has none"
-        )
+    force = values.boolean(force, "force")
+    if ref is not None and held_by is not None:
+        raise errors.Invalid("held_by: leave it out beside ref; it is for a hold that has none")
     held_by = None if held_by is None else values.text(held_by, "held_by")
     with _token() as token:
-        answer = token.take_over(reason, ref, held_by, _name(name))
+        if ref is None and held_by is None:
+            raise _which_to_take_over(token.status(), reason)
+        answer = token.take_over(reason, ref, held_by, _name(name), force=force)
     live.forget(__opts__["cachedir"])
+    if force and answer["displaced"]["ref"]:
+        jobs.forget(__opts__["cachedir"], answer["displaced"]["ref"])
     return answer
 
 
@@ -211,11 +278,12 @@ def history(limit=20):
         How many holds, from 1 to 1000. Reads 100 versions of the page and ten more per hold, at most. Each version is
         one request; 20 take about half a second.
 
-    Returns ``holds``, newest first, each with ``held_by``, ``ref``, ``reason``, ``from``, ``to``, ``ended``
-    (``released``, ``taken over``, ``withdrawn``, ``by hand``, ``still held``, ``unknown``), ``ended_by``, ``entry``,
-    ``by_hand`` (a person typed it) and ``unreadable`` (versions); and ``unreadable`` with the reasons, and
-    ``complete`` (False when there is more). Without ``--out``, ``salt-run`` prints a table of 80 columns. Fails with
-    ``store`` (also where the API key's user may not view wiki history) or ``invalid``.
+    Returns ``holds``, newest first, each with ``held_by``, ``account`` (who took it, such as ``alice@master1``),
+    ``ref``, ``reason``, ``from``, ``to``, ``ended`` (``released``, ``taken over``, ``withdrawn``, ``by hand``, ``still
+    held``, ``unknown``), ``ended_by`` (the holder, or the name or account of whoever ended it), ``entry``, ``by_hand``
+    (a person typed it) and ``unreadable`` (versions); and ``unreadable`` with the reasons, and ``complete`` (False
+    when there is more). Without ``--out``, ``salt-run`` prints a table of 80 columns. Fails with ``store`` (also where
+    the API key's user may not view wiki history) or ``invalid``.
     """
     limit = values.number(limit, "limit", 1000)
     with _token() as token:
@@ -287,14 +355,40 @@ def init(markup=None):
 
 
 def _token():
-    from saltext.deploytoken.token import Token
+    from saltext.deploytoken.deploy import tokens
 
-    return Token(
-        config.parse(__opts__),
-        notify=lambda event, data: events.notify(__opts__, cli.say, event, data),
-        runs=functools.partial(jobs.runs, __opts__),
-    )
+    return tokens.connect(__opts__, cli.say, cli.user())
 
 
 def _name(value):
     return None if value is None else values.text(value, "name")
+
+
+def _duration(value, key):
+    return None if value is None else values.duration(value, key)
+
+
+def _status_in_words(status):
+    from saltext.deploytoken import protocol
+
+    holder = status["held_by"]
+    if not holder:
+        return "nobody holds the token"
+    ref = status["ref"]
+    if status["ended_before"]:
+        way = f"`salt-run deploytoken.release ref={ref} for_holder=true`"
+        return f"{protocol.set_back(ref, status['ended_before'])}; clear it with {way}"
+    since = f" since {status['since']}" if status["since"] else ""
+    reason = f" ({status['reason']})" if status["reason"] else ""
+    overdue = f"; it was expected until {status['expected_until']}: ask {holder}" if status["overdue"] else ""
+    return f"{holder} holds the token{since}{reason}{overdue}"
+
+
+def _which_to_take_over(status, reason):
+    """The refusal of a takeover that does not say of what, with the command that does."""
+    if not status["held_by"]:
+        way = f"acquire it with `salt-run deploytoken.acquire reason={shlex.quote(reason)}`"
+        return errors.Invalid(f"ref: nobody holds the token; {way}")
+    hold = f"ref={status['ref']}" if status["ref"] else f"held_by={shlex.quote(status['held_by'])}"
+    way = f"`salt-run deploytoken.takeover {hold} reason={shlex.quote(reason)}`"
+    return errors.Invalid(f"ref: {_status_in_words(status)}; to end that hold, run {way}")

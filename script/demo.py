@@ -430,7 +430,7 @@ class Demo:
         self.untouched("Bob still holds the token", 1)
         self.tell("Bob is done, and says what he did:")
         self.run(
-            f'salt-run deploytoken.release ref={ref} summary="new kernel" rebooted=db1 --out=yaml',
+            f'salt-run deploytoken.release ref={ref} name=Bob summary="new kernel" rebooted=db1 --out=yaml',
             says=["held_by: null", f"released: {ref}"],
         )
         self.show_page()
@@ -473,10 +473,8 @@ class Demo:
         self.untouched("Alice holds the token", 2)
         self.run(f"""salt docs state.apply pillar='{{"deploytoken": {{"ref": "{ref}"}}}}'""", says=["Failed: 0"])
         self.check(self.version() == 3, "the minion has version 3")
-        self.run(
-            'salt-run deploytoken.release summary="published version 3" --out=yaml',
-            says=["held_by: null", f"released: {ref}"],
-        )
+        self.tell("Without a summary, the History says why the token was taken:")
+        self.run("salt-run deploytoken.release --out=yaml", says=["held_by: null", f"released: {ref}"])
         self.show_page()
 
     def untouched(self, what, version):

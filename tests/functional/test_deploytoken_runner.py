@@ -4,15 +4,20 @@ import contextlib
 import json
 import pathlib
 import re
+import shlex
 import socket
 import sqlite3
 import time
 
 import pytest
 from salt import payload
+from salt.minion import load_args_and_kwargs
+from salt.utils.args import parse_input
 from salt.version import __version__ as salt_version
 
 from tests.support import process
+from tests.support.places import SqlitePlace
+from tests.support.salt import states
 from tests.support.wait import until
 
 STORE = "sqlite:///{}/token.db"
@@ -53,8 +58,8 @@ def test_the_token_goes_from_hand_to_hand(config):
 
     # The same name is no excuse: a second terminal is a second contender.
     held = refused(config.run("deploytoken.acquire", reason="me too"), 3, "held")
-    assert held["token"]["ref"] == taken["ref"]
-    assert "Alice" in held["message"]
+    assert (held["token"]["ref"], held["own"]) == (taken["ref"], True)
+    assert "you hold the token yourself" in held["message"]
     assert "upgrade PostgreSQL" in held["message"]
 
     status = ok(config.run("deploytoken.status"))
@@ -68,8 +73,10 @@ def test_the_token_goes_from_hand_to_hand(config):
     taken2 = ok(config.run("deploytoken.takeover", ref=taken["ref"], reason="urgent", name="Bob"))
     assert (taken2["held_by"], taken2["displaced"]["ref"]) == ("Bob", taken["ref"])
 
-    released = ok(config.run("deploytoken.release", summary="upgraded", ref=taken2["ref"], rebooted="web1,web2"))
-    assert (released["held_by"], released["released"]) == (None, taken2["ref"])
+    released = ok(
+        config.run("deploytoken.release", summary="upgraded", ref=taken2["ref"], rebooted="web1,web2", name="Bob")
+    )
+    assert (released["held_by"], released["released"], released["released_by"]) == (None, taken2["ref"], "Bob")
     assert "rebooted web1, web2" in released["entry"]
     again = ok(config.run("deploytoken.release", summary="upgraded", ref=taken2["ref"]))
     assert again["entry"] == released["entry"]
@@ -93,6 +100,148 @@ def test_the_token_goes_from_hand_to_hand(config):
     assert not table.stdout.lstrip().startswith("{")
 
 
+def test_who_ends_a_hold_is_named_beside_who_took_it(config):
+    alice, bob = ({"environment": {"SUDO_USER": name}} for name in ("alice", "bob"))
+    taken = ok(config.run("deploytoken.acquire", reason="upgrade", **alice))
+    assert taken["held_by"] == "alice"
+    assert ok(config.run("deploytoken.status", **bob))["account"] == "alice@main"
+
+    # One configuration, two people: a bare release is no way to end another's hold.
+    refused(config.run("deploytoken.release", summary="mine", **bob), 4, "not_yours")
+    done = ok(config.run("deploytoken.release", ref=taken["ref"], for_holder=True, **bob))
+    assert (done["released"], done["released_by"]) == (taken["ref"], "bob")
+    assert done["entry"].endswith(f" alice: upgrade; released by bob (ref {taken['ref']})")
+
+    (past,) = ok(config.run("deploytoken.history"))["holds"]
+    assert (past["held_by"], past["account"], past["ended_by"]) == ("alice", "alice@main", "bob@main")
+    table = config.run("deploytoken.history", out=None).stdout
+    assert re.search(r"alice +released by +upgrade\n.* bob@main ", table)
+
+
+def typed(salt, words, **more):
+    """Type a command as it stands there, and then ``more`` behind it: what ``salt-run`` makes of the words."""
+    program, function, *arguments = shlex.split(words)
+    assert program == "salt-run"
+    positional, named = load_args_and_kwargs(salt.runners[function], parse_input(arguments))
+    named.pop("__kwarg__", None)
+    salt.context.clear()
+    return salt.runners[function](*positional, **named, **more)
+
+
+def pasted(salt, answer, **more):
+    """Paste the only command in a refusal."""
+    (command,) = re.findall("`(salt-run [^`]*)`", answer["message"])
+    done = typed(salt, command, **more)
+    assert salt.retcode == 0, (command, done)
+    return done
+
+
+#: Which a shell, and then Salt, could take for something else.
+REASON = 'it\'s 50% "done": $HOME & more – Käthe'
+
+
+def test_the_commands_in_refusals_do_as_pasted_what_they_say(salt):
+    ref = typed(salt, 'salt-run deploytoken.acquire reason="upgrade PostgreSQL" expect=2h')["ref"]
+
+    # What is asked for under the own ref differs from what stands.
+    other = typed(salt, f"salt-run deploytoken.acquire ref={ref} reason={shlex.quote(REASON)}")
+    assert pasted(salt, other)["reason"] == REASON
+
+    # Somebody else's hold: on purpose, by its ref, and the reason is the one that was given.
+    held = typed(salt, f"salt-run deploytoken.acquire name=Bob reason={shlex.quote(REASON)}")
+    assert (held["reason"], held["own"]) == ("held", False)
+    assert "wait=15m" in held["message"]
+    for words in ("release", "release summary=mine", f"release ref={ref}", f"extend ref={ref} expect=2h"):
+        not_his = typed(salt, f"salt-run deploytoken.{words} name=Bob")
+        assert (not_his["reason"], salt.retcode) == ("not_yours", 4)
+        assert "ask Alice" in not_his["message"]
+    no_ref = typed(salt, f"salt-run deploytoken.takeover reason={shlex.quote(REASON)} name=Bob")
+    assert (no_ref["reason"], salt.retcode) == ("invalid", 2)
+    taken = pasted(salt, no_ref, name="Bob")
+    assert (taken["held_by"], taken["reason"], taken["displaced"]["ref"]) == ("Bob", REASON, ref)
+
+    # One's own.
+    own = typed(salt, 'salt-run deploytoken.acquire name=Bob reason="and more"')
+    assert (own["reason"], own["own"]) == ("held", True)
+    bobs = pasted(salt, own, name="Bob")
+    assert (bobs["released"], bobs["released_by"]) == (taken["ref"], "Bob")
+    assert bobs["entry"].endswith(f" Bob: {REASON} (ref {taken['ref']})")
+
+    # Another's, ended for that person.
+    ref = typed(salt, "salt-run deploytoken.acquire reason=again")["ref"]
+    done = pasted(salt, typed(salt, "salt-run deploytoken.release name=Bob"), name="Bob")
+    assert (done["released"], done["released_by"]) == (ref, "Bob")
+    assert done["entry"].endswith(f" Alice: again; released by Bob (ref {ref})")
+
+    # Nobody's.
+    nobodys = typed(salt, f"salt-run deploytoken.takeover reason={shlex.quote(REASON)}")
+    assert pasted(salt, nobodys)["reason"] == REASON
+
+
+def test_a_hold_that_a_person_typed_is_taken_over_by_a_command_as_pasted(salt, tmp_path):
+    edit(tmp_path / "token.db", "Held by: Käthe O'Neil\n\nh2. History\n")
+    for words in (f"acquire reason={shlex.quote(REASON)}", f"takeover reason={shlex.quote(REASON)}"):
+        refusal = typed(salt, f"salt-run deploytoken.{words}")
+        assert "held_by=" in refusal["message"]
+    taken = pasted(salt, refusal)
+    assert (taken["reason"], taken["displaced"]["held_by"]) == (REASON, "Käthe O'Neil")
+
+
+def test_a_refusal_offers_no_ref_of_a_hold_that_is_over(salt):
+    ref = typed(salt, "salt-run deploytoken.acquire reason=upgrade")["ref"]
+    typed(salt, "salt-run deploytoken.release")
+    for words in (f"acquire ref={ref} resume=True", f"acquire ref={ref} reason=x", f"extend ref={ref} expect=1h"):
+        over = typed(salt, f"salt-run deploytoken.{words}")
+        assert (over["reason"], salt.retcode) == ("not_yours", 4)
+        assert not re.search("`salt-run [^`]*ref=", over["message"])
+
+
+def test_a_hold_is_extended_and_says_so(salt):
+    ref = typed(salt, "salt-run deploytoken.acquire reason=upgrade expect=1h")["ref"]
+    first = typed(salt, "salt-run deploytoken.status")
+    more = typed(salt, "salt-run deploytoken.extend expect=3h")
+    assert (more["ref"], more["reason"], more["since"]) == (ref, "upgrade", first["since"])
+    assert more["expected_until"] > first["expected_until"]
+    assert typed(salt, f"salt-run deploytoken.extend ref={ref} reason='and reindex'")["reason"] == "and reindex"
+    status = typed(salt, "salt-run deploytoken.status")
+    assert (status["expected_until"], status["reason"]) == (more["expected_until"], "and reindex")
+
+
+def test_a_job_that_may_run_is_ended_under_only_by_force_and_its_entry_says_so(salt):
+    for end in ("release", "takeover reason=urgent"):
+        ref = typed(salt, "salt-run deploytoken.acquire reason=upgrade jid=20261122223000123456")["ref"]
+        for more in ("", " for_holder=True" if end == "release" else ""):
+            held = typed(salt, f"salt-run deploytoken.{end} ref={ref}{more}")
+            assert (held["reason"], salt.retcode) == ("held", 3)
+            assert "force=true" in held["message"]
+        done = typed(salt, f"salt-run deploytoken.{end} ref={ref} force=true")
+        assert "by force, over the job 20261122223000123456@main" in done["entry"]
+
+
+def test_the_status_says_of_a_page_that_was_set_back_when_the_hold_had_ended(loaders, tmp_path):
+    place = SqlitePlace(tmp_path)
+    salt = loaders(**place.options("alice"))
+    typed(salt, "salt-run deploytoken.acquire reason=upgrade")
+    held = place.text()
+    typed(salt, "salt-run deploytoken.release")
+    place.edit(lambda text: held)
+
+    back = typed(salt, "salt-run deploytoken.status")
+    assert back["ended_before"] == 3
+    assert "ended before, in version 3; the page was set back" in back["message"]
+    pasted(salt, back)
+    assert typed(salt, "salt-run deploytoken.status")["message"] == "nobody holds the token"
+
+
+def test_of_two_orchestrations_that_resume_one_hold_the_second_is_refused(salt, tmp_path):
+    first, second = "20261122223000123456", "20261122223000999999"
+    ref = typed(salt, "salt-run deploytoken.acquire reason=upgrade")["ref"]
+    assert typed(salt, f"salt-run deploytoken.acquire ref={ref} resume=True jid={first}")["taken"] is False
+    refused = typed(salt, f"salt-run deploytoken.acquire ref={ref} resume=True jid={second}")
+    assert (refused["reason"], salt.retcode) == ("held", 3)
+    assert first in refused["message"]
+
+
 def test_a_wrong_argument_exits_with_2_in_one_line(config):
     assert "it takes: reason, name" in refused(config.run("deploytoken.acquire", reson="x"), 2, "invalid")["message"]
     people = config.run("deploytoken.acquire", out=None)
@@ -112,8 +261,15 @@ def test_a_wrong_argument_exits_with_2_in_one_line(config):
         ("acquire", {"reason": "x", "expect": "9999999d"}, "expect"),
         ("acquire", {"reason": "x", "jid": "../../etc/passwd"}, "jid"),
         ("acquire", {"reson": "x"}, "acquire"),
-        ("release", {}, "summary"),
+        ("acquire", {"resume": True}, "ref"),
+        ("release", {"summary": ""}, "summary"),
+        ("release", {"for_holder": True}, "ref"),
+        ("release", {"force": "no"}, "force"),
+        ("takeover", {}, "reason"),
         ("takeover", {"reason": "x"}, "ref"),
+        ("takeover", {"reason": "x", "ref": "abcdef01", "held_by": "Bob"}, "held_by"),
+        ("extend", {}, "expect"),
+        ("extend", {"expect": 0}, "expect"),
         ("history", {"limit": 0}, "limit"),
         ("doctor", {"scratch": ""}, "scratch"),
         ("doctor", {"scratch": "https://example.org/projects/a/wiki/B"}, "scratch"),
@@ -175,14 +331,35 @@ def test_a_program_gets_data_from_every_command_whoever_called_it(config, tmp_pa
     from salt.runner import RunnerClient
 
     client = RunnerClient(master_config(str(config.folder / "master")))
+    known = {
+        "deploytoken.history": lambda answer: answer["holds"] == [],
+        "deploytoken.doctor": lambda answer: "page" in {check["name"] for check in answer["checks"]},
+        "busy.check": lambda answer: (answer["reason"], answer["expected"]) == ("busy", []),
+    }
+    for function, fits in known.items():
+        answer = client.cmd(function, kwarg={"target": "web9"} if function == "busy.check" else {}, print_event=False)
+        assert fits(answer), answer
+        assert "outputter" not in answer
 
-    assert client.cmd("deploytoken.history", print_event=False)["holds"] == []
-    assert {check["name"] for check in client.cmd("deploytoken.doctor", print_event=False)["checks"]} >= {"page"}
+    # A step of an orchestration has them among its changes.
+    folder = tmp_path / "states"
+    folder.mkdir()
+    steps = {name: {"salt.runner": [{"name": name}]} for name in known}
+    steps["busy.check"]["salt.runner"].append({"target": "web9"})
+    (folder / "look.sls").write_text(json.dumps(steps))
+    config.update(file_roots={"base": [str(folder)]})
+    done = config.run("state.orchestrate", "look")
+    rows = {row["__id__"]: row["changes"]["return"] for row in states(done)}
+    assert {name for name, answer in rows.items() if known[name](answer)} == {*known}, done
+
     (tmp_path / "token.db").unlink()
     assert client.cmd("deploytoken.doctor", print_event=False)["checks"][-1]["name"] == "minions"
     people = config.run("deploytoken.history", out=None)
     assert people.code == 6
     assert people.stdout.startswith("there is no token in ")
+    people = config.run("busy.check", target="web9", out=None)
+    assert people.code == 7
+    assert not people.stdout.startswith("busy.check")
 
 
 def test_the_doctor_exits_with_6_and_says_how_to_mend_what_it_found(config, tmp_path):
@@ -292,21 +469,21 @@ def test_status_tells_whether_the_job_that_took_the_token_or_goes_on_under_it_st
             assert salt_version.startswith("3006.")
             return
         job = min(jobs.iterdir(), key=lambda path: path.name)
-        assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": True}
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "master": "main", "running": True}
         (tmp_path / "go").touch()
         deploy.communicate(timeout=240)
-        assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "running": False}
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": job.name, "master": "main", "running": False}
 
         # Under the same hold, by another job, which is killed; and the master's maintenance cleans up after it.
         (tmp_path / "go").unlink()
         deploy = start("again")
         again = min(jobs.iterdir(), key=lambda path: path.name)
-        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": True}
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "master": "main", "running": True}
         deploy.kill()
         deploy.wait()
-        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": False}
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "master": "main", "running": False}
         again.unlink()
-        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "running": False}
+        assert ok(config.run("deploytoken.status"))["job"] == {"jid": again.name, "master": "main", "running": False}
 
 
 def test_status_says_that_a_killed_job_does_not_run_and_nothing_about_one_of_another_master(salt, tmp_path):
@@ -317,14 +494,16 @@ def test_status_says_that_a_killed_job_does_not_run_and_nothing_about_one_of_ano
     try:
         job = pathlib.Path(salt.opts["cachedir"]) / "proc" / jid
         job.write_bytes(payload.dumps({"pid": other.pid}))
-        assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "running": False}
+        assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "master": "main", "running": False}
     finally:
         process.end(other)
-    assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "running": False}
+    assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "master": "main", "running": False}
     job.write_bytes(b"\xff\x00")
-    assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "running": None}
+    assert salt.runners["deploytoken.status"]()["job"] == {"jid": jid, "master": "main", "running": None}
 
-    salt.runners["deploytoken.release"](summary="done", ref=ref)
+    # Nobody can tell whether it runs: then the hold is ended by force or not at all.
+    assert salt.runners["deploytoken.release"](ref=ref)["reason"] == "held"
+    assert f"by force, over the job {jid}@main" in salt.runners["deploytoken.release"](ref=ref, force=True)["entry"]
     assert salt.runners["deploytoken.status"]()["job"] is None
     salt.runners["deploytoken.acquire"](reason="upgrade", jid=int(elsewhere))  # as the command line hands it on
-    assert salt.runners["deploytoken.status"]()["job"] == {"jid": elsewhere, "running": None}
+    assert salt.runners["deploytoken.status"]()["job"] == {"jid": elsewhere, "master": "main", "running": None}

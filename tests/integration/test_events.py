@@ -7,6 +7,7 @@ import pytest
 from salt import config as salt_config
 from salt.utils import event as salt_event
 
+from tests.support.salt import CAROL
 from tests.support.wait import until
 
 
@@ -46,9 +47,12 @@ def test_every_step_arrives_on_the_bus_and_no_secret_with_it(cluster, bus, redmi
     taken = cluster.run("deploytoken.acquire", reason="upgrade", name="Alice").data
     assert cluster.run("deploytoken.acquire", reason="me too", name="Bob").code == 3
     displaced = cluster.run("deploytoken.takeover", ref=taken["ref"], reason="urgent", name="Bob").data
-    released = cluster.run("deploytoken.release", ref=displaced["ref"], summary="all well").data
+    extended = cluster.run("deploytoken.extend", expect="2h").data
+    dora = {"SUDO_USER": "dora"}
+    words = {"ref": displaced["ref"], "summary": "all well", "for_holder": True}
+    released = cluster.run("deploytoken.release", environment=dora, **words).data
 
-    acquired, refused, takenover, over = bus.wait("acquired", "refused", "takenover", "released")
+    acquired, refused, takenover, longer, over = bus.wait("acquired", "refused", "takenover", "extended", "released")
 
     assert taken.pop("taken") is True
     assert {key: acquired[key] for key in taken} == taken
@@ -56,12 +60,36 @@ def test_every_step_arrives_on_the_bus_and_no_secret_with_it(cluster, bus, redmi
     assert (refused["held_by"], refused["ref"], refused["reason"]) == ("Alice", taken["ref"], "upgrade")
     assert (takenover["held_by"], takenover["displaced"]["held_by"]) == ("Bob", "Alice")
     assert (over["held_by"], over["name"], over["released"]) == (None, "Bob", displaced["ref"])
+    assert {key: longer[key] for key in extended} == extended
     assert over["entry"] == released["entry"]
-    assert {data["url"] for data in (acquired, refused, takenover, over)} == {taken["url"]}
+    assert (takenover["by"].partition("@")[0], over["released_by"], over["by"].partition("@")[0]) == (
+        *("root", "dora", "dora"),
+    )
+    assert {data["url"] for data in (acquired, refused, takenover, longer, over)} == {taken["url"]}
 
     # Nor in what Salt itself says there about each run: its arguments and its return.
     assert len(bus.raw) > 4
     assert redmine.key("alice") not in "".join(bus.raw)
+
+
+def test_a_program_that_asks_through_salt_api_gets_data(cluster):
+    from salt.netapi import NetapiClient
+
+    # What salt-api does with a request, but for HTTP.
+    api = NetapiClient(salt_config.client_config(str(cluster.folder / "master")))
+    taken = cluster.run("deploytoken.acquire", reason="upgrade").data
+    answers = {
+        function: api.run({"client": "runner", "fun": function, **CAROL, **named})
+        for function, named in {
+            "deploytoken.history": {"limit": 1},
+            "deploytoken.doctor": {},
+            "busy.check": {"target": "docs"},
+        }.items()
+    }
+    assert [hold["ref"] for hold in answers["deploytoken.history"]["holds"]] == [taken["ref"]]
+    assert "minions" in {check["name"] for check in answers["deploytoken.doctor"]["checks"]}
+    assert answers["busy.check"]["expected"] == ["docs"]
+    assert [function for function, answer in answers.items() if "outputter" in answer] == []
 
 
 def test_a_waiter_says_so_until_the_token_is_free(cluster, bus):

@@ -83,7 +83,8 @@ def test_every_code_comes_with_its_reason_and_without_the_key(desk, proxy, redmi
     assert taken.pop("taken") is True
     assert set(taken) == {"held_by", "ref", "reason", "since", "expected_until", "version", "url"}
     shown = desk("deploytoken.status").data
-    assert shown == {**taken, "age": shown["age"], "overdue": False, "job": None}
+    more = {"age": shown["age"], "overdue": False, "job": None, "account": shown["account"], "ended_before": None}
+    assert shown == {**taken, **more, "message": f"Alice holds the token since {taken['since']} (upgrade PostgreSQL)"}
 
     assert "timeout" in refused(desk("deploytoken.acquire", "reason=x", "timeout=3"), 2, "invalid")["message"]
     assert refused(desk("deploytoken.acquire", "reason=me too"), 3, "held")["token"]["ref"] == taken["ref"]

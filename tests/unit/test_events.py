@@ -3,6 +3,7 @@
 import pytest
 
 from saltext.deploytoken import config, errors, token
+from saltext.deploytoken.people import Account
 
 
 @pytest.fixture
@@ -10,7 +11,9 @@ def desk(tmp_path):
     """``desk()``: somebody's token on one page, and the events that were sent."""
     parsed = config.parse({"deploytoken": {"store": f"sqlite:///{tmp_path}/token.db", "name": "Alice"}})
     sent = []
-    made = token.Token(parsed, notify=lambda event, data: sent.append((event, data)))
+    made = token.Token(
+        parsed, notify=lambda event, data: sent.append((event, data)), account=Account("root", "master1", plain=True)
+    )
     made.store.create("Held by: nobody\n\nh2. History\n", "init")
     return made, sent
 
@@ -41,13 +44,18 @@ def test_who_is_refused_and_who_waits_is_told_from_who_holds_it(desk, monkeypatc
     assert sent[1][1]["left"] == 0
 
 
-def test_a_release_and_a_takeover_tell_whose_hold_has_ended(desk):
+def test_a_change_a_release_and_a_takeover_tell_whose_hold_it_was_and_who_did_it(desk):
     made, sent = desk
     made.acquire("upgrade", ref="aaaaaaaa")
+    extended = made.extend(expect=3600, reason="reindex")
     ref = made.take_over("urgent", ref="aaaaaaaa", name="Bob")["ref"]
-    made.release("done", ref=ref)
+    made.release("done", ref=ref, name="Carol", for_holder=True)
 
-    assert [event for event, _ in sent] == ["acquired", "takenover", "released"]
-    assert (sent[1][1]["held_by"], sent[1][1]["displaced"]["held_by"]) == ("Bob", "Alice")
-    assert (sent[2][1]["name"], sent[2][1]["held_by"], sent[2][1]["released"]) == ("Bob", None, ref)
-    assert "done" in sent[2][1]["entry"]
+    assert [event for event, _ in sent] == ["acquired", "extended", "takenover", "released"]
+    assert sent[1][1] == extended
+    assert (extended["held_by"], extended["ref"], extended["reason"]) == ("Alice", "aaaaaaaa", "reindex")
+    taken, released = sent[2][1], sent[3][1]
+    assert (taken["held_by"], taken["displaced"]["held_by"], taken["by"]) == ("Bob", "Alice", "root@master1")
+    assert (released["name"], released["held_by"], released["released"]) == ("Bob", None, ref)
+    assert (released["released_by"], released["by"]) == ("Carol", "root@master1")
+    assert "done; released by Carol" in released["entry"]

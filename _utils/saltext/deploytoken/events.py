@@ -22,7 +22,7 @@ def notify(opts: Mapping[str, Any], say: Callable[[str], None], event: str, data
     ``say``
         Called with a line of progress.
     ``event``
-        ``acquired``, ``released``, ``takenover``, ``waiting`` or ``refused``.
+        ``acquired``, ``extended``, ``released``, ``takenover``, ``waiting`` or ``refused``.
 
     Never raises because of the bus: what was done is done, whether or not anybody hears of it.
     """
