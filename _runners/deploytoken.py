@@ -29,6 +29,7 @@ code  reason            meaning
 4     ``not_yours``     that hold is not the current one, or not yours
 5     ``in_doubt``      a write's fate is unknown: change nothing, and look again
 6     ``store``         the wiki cannot be reached, refuses, or answers nonsense
+10    ``overdue``       with ``status check=True``: somebody holds the token longer than expected
 130   ``interrupted``   Ctrl-C or SIGTERM: a token that was just being taken has been given back
 ====  ================  ==================================================================
 
@@ -45,7 +46,7 @@ __outputter__ = {"history": "deploytoken", "doctor": "deploytoken"}
 
 
 @cli.command
-def status():
+def status(check=False):
     """
     Say who holds the token. Nothing is written.
 
@@ -55,17 +56,27 @@ def status():
 
         salt-run deploytoken.status
         salt-run deploytoken.status --out=json
+        salt-run deploytoken.status check=True
+
+    check (bool)
+        End with an exit code that says who holds it, for cron and monitoring: 0 free, 3 ``held``, 10 ``overdue``.
 
     Returns ``held_by`` (None when free), ``account`` (of the person who took it, such as ``alice@master1``), ``ref``,
     ``reason``, ``since``, ``expected_until``, ``age`` (seconds), ``overdue`` (held longer than the holder expected),
     ``version`` and ``url`` of the page, and ``message``, the same in words. If an orchestration took it, or a job is
     at work under it, ``job`` has its ``jid`` and ``master``, and whether it is still ``running`` (None where this
     master cannot tell); otherwise it is None. If the hold had ended before, and the page was set back,
-    ``ended_before`` is the version of its end; otherwise it is None. Fails with ``store`` or ``invalid``.
+    ``ended_before`` is the version of its end; otherwise it is None. Fails with ``store`` or ``invalid``, and with
+    ``check`` as said above; the answer has all of these then as well.
     """
+    check = values.boolean(check, "check")
     with _token() as token:
         found = token.status()
-    return {**found, "message": _status_in_words(found)}
+    words = _status_in_words(found)
+    if check and found["held_by"]:
+        failure = errors.Overdue if found["overdue"] else errors.Held
+        raise failure(words, **found)
+    return {**found, "message": words}
 
 
 @cli.command

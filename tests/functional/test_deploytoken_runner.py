@@ -218,6 +218,35 @@ def test_a_job_that_may_run_is_ended_under_only_by_force_and_its_entry_says_so(s
         assert "by force, over the job 20261122223000123456@main" in done["entry"]
 
 
+def status(salt, text, page):
+    """The answer to ``status check=True`` with this line on the page, and the exit code."""
+    edit(page, f"Held by: {text}\n\nh2. History\n")
+    return typed(salt, "salt-run deploytoken.status check=True"), salt.retcode
+
+
+def test_the_status_as_a_check_says_by_its_exit_code_who_holds_the_token(salt, tmp_path):
+    page = tmp_path / "token.db"
+    hold = "Alice (upgrade; since 2020-01-01 00:00 UTC{}; ref abcdef01)"
+
+    free, code = status(salt, "nobody", page)
+    assert (code, free["held_by"], free["message"]) == (0, None, "nobody holds the token")
+    held, code = status(salt, hold.format(""), page)
+    assert (code, held["reason"], held["held_by"], held["overdue"]) == (3, "held", "Alice", False)
+    assert held["message"] == "Alice holds the token since 2020-01-01 00:00 UTC (upgrade)"
+    late, code = status(salt, hold.format("; expected until 2020-01-01 02:00 UTC"), page)
+    assert (code, late["reason"], late["overdue"]) == (10, "overdue", True)
+    assert late["message"].endswith("; it was expected until 2020-01-01 02:00 UTC: ask Alice")
+    assert {*free} - {"message"} == {*held} - {"message", "retcode"} == {*late} - {"message", "retcode"}
+    by_hand, code = status(salt, "Bob", page)
+    assert (code, by_hand["message"]) == (3, "Bob holds the token")
+    unread, code = status(salt, "Bob\n\nHeld by: Alice", page)
+    assert (code, unread["reason"]) == (6, "store")
+    # Without the argument, a status is a success whatever it says.
+    status(salt, hold.format(""), page)
+    assert typed(salt, "salt-run deploytoken.status")["held_by"] == "Alice"
+    assert salt.retcode == 0
+
+
 def test_the_status_says_of_a_page_that_was_set_back_when_the_hold_had_ended(loaders, tmp_path):
     place = SqlitePlace(tmp_path)
     salt = loaders(**place.options("alice"))
@@ -229,6 +258,8 @@ def test_the_status_says_of_a_page_that_was_set_back_when_the_hold_had_ended(loa
     back = typed(salt, "salt-run deploytoken.status")
     assert back["ended_before"] == 3
     assert "ended before, in version 3; the page was set back" in back["message"]
+    assert typed(salt, "salt-run deploytoken.status check=True")["ended_before"] == 3
+    assert salt.retcode == 3
     pasted(salt, back)
     assert typed(salt, "salt-run deploytoken.status")["message"] == "nobody holds the token"
 
@@ -270,6 +301,7 @@ def test_a_wrong_argument_exits_with_2_in_one_line(config):
         ("takeover", {"reason": "x", "ref": "abcdef01", "held_by": "Bob"}, "held_by"),
         ("extend", {}, "expect"),
         ("extend", {"expect": 0}, "expect"),
+        ("status", {"check": "yes"}, "check"),
         ("history", {"limit": 0}, "limit"),
         ("doctor", {"scratch": ""}, "scratch"),
         ("doctor", {"scratch": "https://example.org/projects/a/wiki/B"}, "scratch"),

@@ -88,6 +88,7 @@ def test_every_code_comes_with_its_reason_and_without_the_key(desk, proxy, redmi
 
     assert "timeout" in refused(desk("deploytoken.acquire", "reason=x", "timeout=3"), 2, "invalid")["message"]
     assert refused(desk("deploytoken.acquire", "reason=me too"), 3, "held")["token"]["ref"] == taken["ref"]
+    assert refused(desk("deploytoken.status", "check=True"), 3, "held")["ref"] == taken["ref"]
     refused(desk("deploytoken.release", "summary=x", "ref=ffffffff"), 4, "not_yours")
     for fault in (html(), redirect("https://sso.example.org/?back=1"), status(401)):
         proxy.faults(lambda *_, fault=fault: fault)

@@ -70,6 +70,7 @@ def test_salt_finds_nothing_wrong_with_any_arguments():
         (errors.StoreError, 6, "store"),
         (errors.Busy, 7, "busy"),
         (errors.Repositories, 8, "repositories"),
+        (errors.Overdue, 10, "overdue"),
     ],
 )
 def test_every_error_has_its_code_in_both_places_that_salt_looks_at(error, code, reason):

@@ -77,6 +77,13 @@ class Failed(Error):
     code = 9
 
 
+class Overdue(Error):
+    """Somebody holds the token longer than expected; only where that was asked."""
+
+    reason = "overdue"
+    code = 10
+
+
 class Interrupted(Error):
     """Ctrl-C or SIGTERM."""
 
