@@ -384,6 +384,10 @@ def test_a_program_gets_data_from_every_command_whoever_called_it(config, tmp_pa
     rows = {row["__id__"]: row["changes"]["return"] for row in states(done)}
     assert {name for name, answer in rows.items() if known[name](answer)} == {*known}, done
 
+    # Whoever asks through a program is who acts.
+    asked = {"kwarg": {"reason": "upgrade"}, "pub_data": {"user": "carol"}, "print_event": False}
+    assert client.cmd("deploytoken.acquire", **asked)["held_by"] == "carol"
+
     (tmp_path / "token.db").unlink()
     assert client.cmd("deploytoken.doctor", print_event=False)["checks"][-1]["name"] == "minions"
     people = config.run("deploytoken.history", out=None)
