@@ -62,7 +62,8 @@ def react(loaders, room, tmp_path):
             salt.runners["http.query"](**arguments)
         return len(chunks)
 
-    return react
+    yield react
+    reactor.minion.destroy()  # or a garbage collection does, in the midst of another test
 
 
 def test_the_example_tells_a_chat_room_who_holds_the_token(react, room):
