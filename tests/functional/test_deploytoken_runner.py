@@ -371,7 +371,8 @@ def test_a_program_gets_data_from_every_command_whoever_called_it(config, tmp_pa
             "busy.check": lambda answer: (answer["reason"], answer["expected"]) == ("busy", []),
         }
         for function, fits in known.items():
-            answer = client.cmd(function, kwarg={"target": "web9"} if function == "busy.check" else {}, print_event=False)
+            named = {"target": "web9"} if function == "busy.check" else {}
+            answer = client.cmd(function, kwarg=named, print_event=False)
             assert fits(answer), answer
             assert "outputter" not in answer
 

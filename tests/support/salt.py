@@ -20,6 +20,7 @@ import sys
 
 import yaml
 
+from tests.support import salt_fork
 from tests.support.process import free_port
 from tests.support.wait import until
 
@@ -126,6 +127,7 @@ class Config:
             "log_file": str(base / "log"),
             "log_level": "error",
             "interface": "127.0.0.1",
+            "grains_cache": True,  # the master's own, of which no test changes one
             "module_dirs": [str(CHECKOUT)],
             "file_roots": {"base": [*map(str, file_roots), tree(base)]},
             "pillar_roots": {"base": [str(base / "pillar")]},
@@ -150,19 +152,20 @@ class Config:
         (self.folder / "master").write_text(yaml.safe_dump({**self.options, **options}))
 
     def command(self, program, *words, out="json", timeout=600, environment=None, wrapper=()):
-        """A Salt program on this configuration, as a child process; ``wrapper`` is a command that runs it."""
+        """
+        A Salt program on this configuration, in a process of its own (tests.support.salt_fork).
+
+        ``wrapper`` is a command that runs it, as a child process.
+        """
         command = [*map(str, wrapper), str(pathlib.Path(sys.executable).with_name(program)), "-c", str(self.folder)]
         command += [f"--out={out}"] if out else []
         command += [str(word) for word in words]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        environment = {**clean, **(environment or {})}
+        if not wrapper:
+            return Result(command, *salt_fork.run(command, timeout, environment))
         done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            cwd="/",
-            env={**clean, **(environment or {})},
+            command, capture_output=True, text=True, timeout=timeout, cwd="/", env=environment, stdin=subprocess.DEVNULL
         )
         return Result(command, done.returncode, done.stdout, done.stderr)
 
@@ -248,6 +251,7 @@ class Cluster(Config):
             "ret_port": free_port(),
             "timeout": 5,
             "gather_job_timeout": 15,
+            "grains_cache": True,
             "file_roots": {"base": [str(self.states), tree(folder)], "other": [str(self.other)]},
             "pillar_roots": {"base": [str(self.pillar)]},
             "ext_pillar": [{"deploytoken": None}],
