@@ -26,11 +26,15 @@ def configure(cluster):
     return configure
 
 
-def broken(tmp_path_factory, body):
-    folder = tmp_path_factory.mktemp("broken") / "_modules"
-    folder.mkdir()
-    (folder / "busy.py").write_text(f"def check():\n    {body}\n")
-    return str(folder.parent)
+#: A module ``busy`` that answers what stands in a file, and that has no function while there is none.
+ODD = """
+import pathlib
+
+ANSWER = pathlib.Path({!r})
+if ANSWER.exists():
+    def check():
+        return eval(ANSWER.read_text())
+"""
 
 
 def test_minions_without_configured_checks_are_idle_and_say_so(cluster, configure):
@@ -128,26 +132,26 @@ def test_a_silent_minion_blocks_and_is_named(cluster):
     until(lambda: "docs" in cluster.ask("docs", "test.ping", timeout=5), 120, "docs to be back")
 
 
-@pytest.mark.parametrize(
-    ("minion", "body", "why"),
-    [
-        ("bare", None, "'busy.check' is not available"),
-        ("raising", "raise RuntimeError('boom')", "boom"),
-        ("liar", "return {'idle': True}", "something else than busy.check"),
-        ("truism", "return True", "something else than busy.check"),
-    ],
-)
-def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path_factory, minion, body, why):
-    options = {"module_dirs": [broken(tmp_path_factory, body)]} if body else {"disable_modules": ["busy"]}
-    cluster.minion(minion, **options)
+def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path):
+    answer = tmp_path / "answer"
+    (tmp_path / "_modules").mkdir()
+    (tmp_path / "_modules" / "busy.py").write_text(ODD.format(str(answer)))
+    cluster.minion("odd", module_dirs=[str(tmp_path)])
     try:
-        answer = cluster.run("busy.check", minion, consent="Jane")
+        for body, why in (
+            (None, "'busy.check' is not available"),
+            ("1 / 0", "division by zero"),
+            ("{'idle': True}", "something else than busy.check"),
+            ("True", "something else than busy.check"),
+        ):
+            if body:
+                answer.write_text(body)
+            found = cluster.run("busy.check", "odd", consent="Jane")
+            assert found.code == 7, found
+            assert why in found.data["failed"]["odd"]
+            assert not found.traceback
     finally:
-        cluster.dismiss(minion)
-
-    assert answer.code == 7, answer
-    assert why in answer.data["failed"][minion]
-    assert not answer.traceback
+        cluster.dismiss("odd")
 
 
 @pytest.mark.parametrize(
