@@ -1,6 +1,7 @@
 """The master and the minions of the tests are real, and run what is in this checkout."""
 
 import contextlib
+import subprocess
 
 import psutil
 import pytest
@@ -14,6 +15,17 @@ def test_salt_run_needs_no_daemon(master_config):
     assert answer.code == 0
     assert answer.data["args"] == ["one"]
     assert answer.data["kwargs"] == {"reason": "two words", "many": ["a", 1]}
+
+
+def test_a_command_that_is_forked_does_what_one_of_its_own_does_and_ends_when_its_time_is_over(master_config):
+    config = master_config()
+    for words in (["test.arg", "ö", "a=[1]"], ["deploytoken.status"], ["test.arg", "--no-such-option"]):
+        forked = config.command("salt-run", *words)
+        own = subprocess.run(forked.command, stdin=subprocess.DEVNULL, capture_output=True, text=True, cwd="/")
+        assert (forked.code, forked.stdout, forked.stderr) == (own.returncode, own.stdout, own.stderr)
+
+    with pytest.raises(subprocess.TimeoutExpired):
+        config.command("salt-run", "test.sleep", "600", timeout=3)
 
 
 def test_salt_run_knows_this_checkouts_runners(master_config):

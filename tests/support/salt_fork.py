@@ -5,6 +5,7 @@ What comes after the fork is all that a command does in a process of its own, up
 this file as a program; it ends with the test run.
 """
 
+import contextlib
 import json
 import os
 import selectors
@@ -34,7 +35,9 @@ def run(command, timeout, environment):
             said = _read([stdout, stderr], command, timeout)
             return int(answers.readline()), *said
         except BaseException:
-            os.kill(child, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child, signal.SIGKILL)
+            answers.readline()  # it has ended
             raise
         finally:
             os.close(stdout)
@@ -100,14 +103,15 @@ def _serve(requests):
             os._exit(0)  # at once, so that the next request does not wait for this command
         else:
             break
-    with open(fds[2], "w") as tell:
-        if command := os.fork():
-            print(command, file=tell, flush=True)
-            for fd in (*fds[:2], requests.fileno()):
-                os.close(fd)
-            code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
-            print(code, file=tell, flush=True)
-            os._exit(0)
+    if command := os.fork():
+        os.write(fds[2], b"%d\n" % command)
+        for fd in (*fds[:2], requests.fileno()):
+            os.close(fd)
+        code = os.waitstatus_to_exitcode(os.waitpid(command, 0)[1])
+        with contextlib.suppress(BrokenPipeError):  # nobody waits any more
+            os.write(fds[2], b"%d\n" % code)
+        os._exit(0)
+    os.close(fds[2])
     requests.close()
     for fd, stream in zip(fds, (1, 2), strict=False):
         os.dup2(fd, stream)
