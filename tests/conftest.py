@@ -7,6 +7,7 @@ import pathlib
 import signal
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.support.imports import comes_to_salt, functions_with_salt
 from tests.support.proxy import FaultProxy
@@ -151,6 +152,9 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_configure():
+    # A machine that has other work takes its time.
+    settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("patient")
     # In the background of a shell without job control, Ctrl-C is ignored, by all that is started there as well.
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
