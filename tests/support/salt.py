@@ -165,7 +165,13 @@ class Config:
         if not wrapper:
             return Result(command, *salt_fork.run(command, timeout, environment))
         done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout, cwd="/", env=environment, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            cwd="/",
+            env=environment,
+            stdin=subprocess.DEVNULL,
         )
         return Result(command, done.returncode, done.stdout, done.stderr)
 

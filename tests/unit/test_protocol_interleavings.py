@@ -8,8 +8,9 @@ Each test prints the number of states that it visited.
 import pytest
 
 from saltext.deploytoken import errors, page, protocol
+from saltext.deploytoken.page import Hold
 from saltext.deploytoken.stores.base import Conflict, Unanswered
-from tests.support.model import Client, Explorer, Violation
+from tests.support.model import REASON, SINCE, Client, Deploy, Explorer, Extender, Person, Violation
 
 # Two terminals of one person.
 ALICE, ALSO_ALICE = Client("Alice", "aaaaaaaa"), Client("Alice", "bbbbbbbb")
@@ -53,6 +54,107 @@ def test_never_two_holders_and_nothing_lost(world, capsys):
     if "deletes" in WORLDS[world]:
         ends = {("take", "ok"), ("take", "made"), ("take", "store"), ("release", "ok"), ("release", "made")}
     assert ends <= explorer.outcomes
+
+
+# Deploys at work, and people who end holds meanwhile
+
+REF, ELSEWHERE = "aaaaaaaa", {"account": "bob@master2", "knows": False}
+DEAD, FIRST, SECOND = (f"2026112222300000000{number}@master1" for number in range(3))
+#: A session, and one whose deploy was killed.
+SESSION, CRASHED = Hold("Alice", REASON, SINCE, REF), Hold("Alice", REASON, SINCE, REF, job=DEAD)
+
+TAKES = Deploy("Alice", REF, job=FIRST)
+RELEASES = Deploy("Alice", REF, job=FIRST, under=True)
+STAYS = Deploy("Alice", REF, job=FIRST, under=True, stays=True)
+ALSO_TAKES = Deploy("Alice", REF, job=SECOND, summary="also deployed")
+ALSO_RELEASES = Deploy("Alice", REF, job=SECOND, under=True, summary="also deployed")
+ALSO_STAYS = Deploy("Alice", REF, job=SECOND, under=True, stays=True, summary="also deployed")
+BOBS = Deploy("Bob", "bbbbbbbb", job=SECOND, account="bob@master1")
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "stands", "faults"),
+    [
+        pytest.param(RELEASES, ALSO_RELEASES, CRASHED, None, id="two resumes after a crash"),
+        pytest.param(STAYS, ALSO_STAYS, CRASHED, 3, id="two resumes of a session after a crash"),
+        pytest.param(TAKES, ALSO_TAKES, None, None, id="two that were given one ref"),
+        pytest.param(TAKES, BOBS, None, None, id="two that contend"),
+    ],
+)
+def test_of_two_deploys_one_is_at_work(first, second, stands, faults, capsys):
+    explorer = Explorer([first, second], faults=faults, stands=stands).run()
+    report(capsys, explorer)
+    assert {(who, "take", word) for who in (first, second) for word in ("ok", "held")} <= explorer.told
+    assert explorer.overlaps == 0
+
+
+#: Each person, and how it may end without a fault.
+PERSONS = {
+    "ends the own hold without a ref": (Person("Alice", REF, types_ref=False), {"ok", "held", "not_yours"}),
+    "ends the own hold by its ref": (Person("Alice", REF), {"ok", "held", "not_yours"}),
+    # The own deploy's hold at most, in the world with two.
+    "ends what stands without a ref": (
+        Person("Bob", REF, types_ref=False, account="bob@master1"),
+        {"ok", "held", "not_yours"},
+    ),
+    "ends another's by its ref": (Person("Bob", REF, account="bob@master1"), {"not_yours"}),
+    "ends it for its holder": (
+        Person("Bob", REF, account="bob@master1", for_holder=True),
+        {"ok", "held", "not_yours"},
+    ),
+    "ends it on another master": (Person("Bob", REF, **ELSEWHERE, for_holder=True), {"ok", "held", "not_yours"}),
+    "takes over": (Client("Bob", "cccccccc", REF, account="bob@master1"), {"ok", "held", "not_yours"}),
+    "ends the own by force": (Person("Alice", REF, force=True), {"ok", "not_yours"}),
+    "ends it for its holder by force": (
+        Person("Bob", REF, account="bob@master1", for_holder=True, force=True),
+        {"ok", "not_yours"},
+    ),
+    "takes over by force": (Client("Bob", "cccccccc", REF, account="bob@master1", force=True), {"ok", "not_yours"}),
+    "takes over by force on another master": (
+        Client("Bob", "cccccccc", REF, **ELSEWHERE, force=True),
+        {"ok", "not_yours"},
+    ),
+}
+
+
+@pytest.mark.parametrize("who", PERSONS)
+def test_no_two_deploys_are_at_work_unless_somebody_forced_it(who, capsys):
+    person, words = PERSONS[who]
+    worlds = [
+        # Of one deploy, with faults; of two, without or with one.
+        Explorer([TAKES, person]),
+        Explorer([RELEASES, person], stands=SESSION),
+        Explorer([STAYS, person], faults=2, stands=CRASHED),
+        Explorer([STAYS, ALSO_STAYS, person], faults=0, stands=SESSION),
+        Explorer([TAKES, BOBS, person], faults=1),
+    ]
+    for explorer in worlds:
+        report(capsys, explorer.run())
+    phase = person.phases[0]
+    told = set().union(*(explorer.told for explorer in worlds))
+    assert {word for one, at, word in told if one == person and at == phase} - {"in_doubt", "store"} == words
+    # Its hold ended in the middle of a deploy, and the deploy left its note.
+    assert ((TAKES, "note", "ok") in told) == person.force
+    assert bool(worlds[-1].overlaps) == person.force
+
+
+def test_a_hold_is_extended_while_deploys_begin_and_end(capsys):
+    extender = Extender("Alice", REF)
+    for faults, deploy, stands in ((None, STAYS, CRASHED), (2, RELEASES, SESSION)):
+        explorer = Explorer([extender, deploy], faults=faults, stands=stands).run()
+        report(capsys, explorer)
+        assert {(extender, "extend", "ok"), (deploy, "release", "ok")} <= explorer.told
+
+
+def test_what_was_deployed_under_a_hold_reaches_the_entry_past_everybodys_edits(capsys):
+    # The faultless world, so that every version can be read.
+    for person in (Person("Alice", REF), Client("Bob", "cccccccc", REF, account="bob@master1", force=True)):
+        report(capsys, Explorer([STAYS, person], faults=0, edits=2, stands=CRASHED).run())
+
+
+def report(capsys, explorer):
+    with capsys.disabled():
+        print(f" {explorer.states:,}", end="", flush=True)
 
 
 # What the explorer is worth: wrong protocols, and how each one fails.
@@ -141,3 +243,75 @@ def test_a_write_that_drops_foreign_text_is_caught(monkeypatch):
     with pytest.raises(Violation) as caught:
         Explorer([ALICE], edits=1).run()
     assert caught.value.kind == "a foreign edit is lost"
+
+
+def nothing(*_):
+    return None
+
+
+def only_once(right, hold, seen=set(), check=protocol._require_at_rest):  # noqa: B006
+    """Looks for the job at the first reading, and not after a conflict."""
+    if right not in seen:
+        seen.add(right)  # each replay has one of its own
+        check(right, hold)
+
+
+def by_the_name(right, hold, origin):
+    return (yield protocol.WhoAmI()) == hold.name
+
+
+def any_entry(found, current, mine, sent, rules, ref, entry, earlier, check=protocol._not_found):
+    return check(found, current, None, sent, rules, ref, entry, "")
+
+
+TEAM = Hold("Ops", REASON, SINCE, REF)
+
+
+@pytest.mark.parametrize(
+    ("broken", "wrong", "clients", "stands", "kinds"),
+    [
+        pytest.param(
+            "at_work",
+            lambda job, runs: lambda hold: protocol.replace(hold, job=job),
+            [RELEASES, ALSO_RELEASES],
+            CRASHED,
+            {"two are at work at once", "one uses a token that the page does not give it"},
+            id="begin over another job",
+        ),
+        *(
+            pytest.param(
+                "_require_at_rest",
+                wrong,
+                [RELEASES, person],
+                SESSION,
+                {"one uses a token that the page does not give it", "an entry speaks of force, and nobody used it"},
+                id=f"{wrong.__name__}: {who}",
+            )
+            for wrong, whose in ((nothing, ("ends the own hold without a ref", "takes over")), (only_once, ()))
+            for who in (*whose, "ends it for its holder")
+            for person in [PERSONS[who][0]]
+        ),
+        pytest.param(
+            "_not_found",
+            any_entry,
+            [TAKES, PERSONS["ends it for its holder by force"][0]],
+            None,
+            {"released, with an entry of somebody else's"},
+            id="any entry of the ref",
+        ),
+        pytest.param(
+            "_is_own",
+            by_the_name,
+            [Person("Ops", REF, types_ref=False, account="bob@master1")],
+            TEAM,
+            {"somebody ends another's hold, and does not say so"},
+            id="one name for the team",
+        ),
+    ],
+)
+def test_a_protocol_that_forgets_who_or_what_is_at_work_is_caught(monkeypatch, broken, wrong, clients, stands, kinds):
+    Explorer(clients, faults=0, stands=stands).run()
+    monkeypatch.setattr(protocol, broken, wrong)
+    with pytest.raises(Violation) as caught:
+        Explorer(clients, faults=0, stands=stands).run()
+    assert caught.value.kind.partition(":")[0] in kinds
