@@ -4,6 +4,7 @@ from pathlib import Path
 
 from salt.config import apply_master_config
 
+from saltext.deploytoken import people
 from saltext.deploytoken.deploy import tokens
 from saltext.deploytoken.deploy.steps import Deploy
 from tests.support.machines import Scripted
@@ -28,6 +29,8 @@ class Rehearsal:
             "extension_modules": str(folder / "ext"),
         }
         self.opts = apply_master_config({**self.place.options("alice"), **folders})
+        # Whoever runs the tests is Alice.
+        self.place.accounts["alice"] = people.account(self.opts)
         self.asked = {"target": "*", "reason": "upgrade", **asked}
         self.machines = Scripted("a", "b")
         self.told = []

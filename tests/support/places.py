@@ -21,6 +21,8 @@ def settings(address, **more):
 class SqlitePlace:
     def __init__(self, folder, text=TEXT):
         self.address = f"sqlite:///{folder / 'token.db'}"
+        #: Who types with which account, if not with one of the same name.
+        self.accounts = {}
         self._store = Token(config.parse(settings(self.address))).store
         assert self._store.create(text, "init")
 
@@ -29,7 +31,7 @@ class SqlitePlace:
 
     @contextlib.contextmanager
     def token(self, who, notify=None, **more):
-        account = Account(who, "master1", plain=True)
+        account = self.accounts.get(who) or Account(who, "master1", plain=True)
         with Token(config.parse(self.options(who, **more)), notify, account) as token:
             yield token
 

@@ -277,15 +277,18 @@ def test_a_second_release_is_the_success_of_the_first_unless_somebody_else_ended
     ref = alice.acquire("upgrade")["ref"]
     entry = alice.release("upgraded", ref)["entry"]
 
-    assert alice.release("upgraded again", ref)["entry"] == entry
+    assert alice.release("upgraded", ref)["entry"] == alice.release(None, ref)["entry"] == entry
+    with pytest.raises(errors.NotYours, match="was ended already"):
+        alice.release("something else", ref)
     with pytest.raises(errors.NotYours, match="was ended already"):
         alice.release("upgraded", ref, again=False)
 
     ref = alice.acquire("reboot")["ref"]
     entry = bob.release("tidy up", ref, for_holder=True)["entry"]
     assert bob.release("tidy up", ref, for_holder=True)["entry"] == entry
-    with pytest.raises(errors.NotYours, match=r"was ended already \(.*; released by Bob"):
-        alice.release("rebooted", ref)
+    for summary in ("rebooted", None):
+        with pytest.raises(errors.NotYours, match=r"was ended already \(.*; released by Bob"):
+            alice.release(summary, ref)
 
 
 def test_a_deploy_whose_hold_was_ended_leaves_a_note_of_its_own_once(person):

@@ -261,8 +261,8 @@ def release(
 
     ``fresh`` is the ref for the entry of a hold that a person typed without one. ``right`` says who ends it; without
     it, nobody asks whose it is, and no entry is written: a hold that was never used is withdrawn. The default of
-    ``summary`` is the hold's reason. With ``again``, an entry that stands already may be the success of an earlier
-    release; a job, which releases once, goes by what it wrote itself.
+    ``summary`` is the hold's reason. With ``again``, an entry that stands already, with this summary, is the success of
+    an earlier release; a job, which releases once, goes by what it wrote itself.
 
     :raises errors.NotYours: that hold is not the current one, or another's; nothing was written.
     :raises errors.Held: a job runs under it, or may run.
@@ -463,14 +463,14 @@ def _require_own(right: Right, hold: Hold, origin: Origin, found: Page) -> Steps
 
 
 def _ended_by(right: Right, hold: Hold, origin: Origin, found: Page) -> Steps[str | None]:
-    """Return who ends another's hold, or None for one's own; refuse who may not."""
+    """Return who ends a hold in another's name, or None; refuse who may not."""
     name = None
     if not right.for_holder:
         yield from _require_own(right, hold, origin, found)
     elif not (yield from _is_own(right, hold, origin)):
         name = yield WhoAmI()
     _require_at_rest(right, hold)
-    return name
+    return name if name != hold.name else None
 
 
 def _require_at_rest(right: Right, hold: Hold) -> None:
@@ -549,14 +549,14 @@ def _not_found(
     """
     Find out how the hold ended that a release did not find: by it, by an earlier release, or by somebody else.
 
-    Its own ``entry`` proves it. Where ``earlier`` is a summary, so does the entry of a release that ended the hold for
-    its holder, or with that summary.
+    Its own ``entry`` proves it. Where ``earlier`` is a summary, and it never saw the hold itself, so does an entry with
+    that summary; without words, that of a release in the holder's own name.
     """
     ref = (mine.ref if mine else None) or ref
     entries = page.entries(found.text, ref, rules)
     for line in entries:
-        others = page.TAKEN_OVER in line or (_RELEASED_BY in line and page.inert(earlier or "") not in line)
-        if line == entry or (earlier is not None and not others):
+        again = mine is None and earlier is not None and page.TAKEN_OVER not in line
+        if line == entry or (again and (page.inert(earlier) in line if earlier else _RELEASED_BY not in line)):
             return Outcome(mine, found.version, line)
     if sent:
         try:
