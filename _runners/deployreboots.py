@@ -156,8 +156,9 @@ def reboot(
     order = reached.require(_target(target), target_type)
     done = {}
     words = functools.partial(_words, done)
+    connect = functools.partial(tokens.connect, __opts__, cli.say, cli.user())
     try:
-        with work.by_hand(__opts__, cli.say, ref, globals().get("__jid__"), words):
+        with work.by_hand(__opts__, connect, cli.say, ref, cli.jid(), words):
             try:
                 done |= reboots.reboot(
                     reboots.Servers(reached),
@@ -166,7 +167,7 @@ def reboot(
                     patience=patience,
                     check=check,
                     ref=ref,
-                    allowed=allowed.batch(functools.partial(tokens.connect, __opts__, cli.say), reached, ref, agreed),
+                    allowed=allowed.batch(connect, reached, ref, agreed),
                     notes=reboots.Notes(__opts__["cachedir"], ref),
                     tell=cli.say,
                     pause=pause,

@@ -136,7 +136,7 @@ def _refuse_others(ref):
 
     if not config.section(__opts__).get("store"):
         return
-    with tokens.connect(__opts__, cli.say) as token:
+    with tokens.connect(__opts__, cli.say, cli.user()) as token:
         status = token.status()
         mine = ref is not None and status["ref"] == ref
         if mine and status["ended_before"]:

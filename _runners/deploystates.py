@@ -100,10 +100,8 @@ def apply(
     if test and task.untold:
         return {"message": task.untold, **_data(applied, states)}
     fun, arg, kwarg = task.call(ref, test)
-    connect = functools.partial(tokens.connect, __opts__, cli.say)
-    at_work = work.by_hand(
-        __opts__, cli.say, ref, globals().get("__jid__"), functools.partial(_words, applied, target)
-    )
+    connect = functools.partial(tokens.connect, __opts__, cli.say, cli.user())
+    at_work = work.by_hand(__opts__, connect, cli.say, ref, cli.jid(), functools.partial(_words, applied, target))
     try:
         with contextlib.nullcontext() if test else at_work:
             running.apply(

@@ -357,3 +357,14 @@ def test_what_people_typed_is_no_command_to_the_terminal():
     found = history.past(pages, RULES)
     assert found["holds"][0]["held_by"].isprintable()
     assert output(found).replace("\n", "").isprintable()
+
+
+def test_what_a_job_or_an_extension_changes_on_the_line_is_no_edit_by_hand():
+    line = "upgrade PostgreSQL; since 2026-11-22 22:30 UTC"
+    wiki = Wiki().acquire()
+    wiki.edit(line, f"{line}; job {JID}@master1", f"begin ref=aaaaaaaa id=aa by=alice@master1 jid={JID}")
+    wiki.edit(f"; job {JID}@master1", "", f"end ref=aaaaaaaa id=aa by=alice@master1 jid={JID}: 12:00 UTC upgrade")
+    wiki.edit("upgrade PostgreSQL", "upgrade all", "extend ref=aaaaaaaa id=aa by=alice@master1: upgrade all").release()
+
+    assert wiki.holds("by_hand", "reason") == [(False, "upgrade all")]
+    assert "12:00 UTC upgrade" in wiki.holds("entry")[0][0]

@@ -101,7 +101,7 @@ def test_whoever_ends_anothers_hold_on_purpose_is_named(person):
 def test_a_hold_that_a_person_typed_belongs_to_that_name(person):
     save(person(ALICE), "nobody\n", "Bob\n")
 
-    with pytest.raises(errors.NotYours, match="take it over"):
+    with pytest.raises(errors.NotYours, match=r"deploytoken\.takeover` shows how"):
         person(ALICE).release("mine")
     with pytest.raises(errors.Invalid, match="summary: the hold has no reason"):
         person(BOB).release()
@@ -172,8 +172,9 @@ def test_a_standing_hold_is_confirmed_but_not_for_another_reason_or_time(person)
     with pytest.raises(errors.Invalid, match="stands for 'upgrade'") as refused:
         alice.acquire("reboot", ref=ref)
     assert commands(refused) == [f"deploytoken.extend ref={ref} reason=reboot"]
-    with pytest.raises(errors.Invalid, match=r"expect: the hold .* is expected until"):
+    with pytest.raises(errors.Invalid, match=r"expect: the hold .* is expected until") as refused:
         alice.acquire("upgrade", ref=ref, expect=7200)
+    assert commands(refused) == [f"deploytoken.extend ref={ref} expect=120m"]
 
 
 def test_a_hold_is_extended_by_its_holder_alone(person):
@@ -187,7 +188,7 @@ def test_a_hold_is_extended_by_its_holder_alone(person):
         7200, abs=60
     )
     assert alice.status()["account"] == "alice@master1"
-    with pytest.raises(errors.NotYours):
+    with pytest.raises(errors.NotYours, match=r"ask Alice$"):
         person(BOB).extend(ref, expect=60)
     with pytest.raises(errors.Invalid, match="expect: say how long"):
         alice.extend(ref)

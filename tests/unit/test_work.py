@@ -254,6 +254,11 @@ def test_whoever_finds_the_token_held_is_told_the_command_that_waits(rehearse):
 # By hand
 
 
+def opener(master):
+    """What opens the token as Alice does."""
+    return functools.partial(tokens.connect, master.opts, print)
+
+
 @pytest.fixture
 def master(rehearse):
     """The options of a master, on which Alice holds the token by hand."""
@@ -265,7 +270,7 @@ def master(rehearse):
 
 def test_work_by_hand_is_on_the_page_while_it_lasts_and_in_the_entry_later(master):
     told = []
-    at_work = functools.partial(work.by_hand, master.opts, told.append, REF)
+    at_work = functools.partial(work.by_hand, master.opts, opener(master), told.append, REF)
     with at_work(JID, lambda: "12:05 UTC rebooted web1"):
         assert f"; job {JID}@" in line(master)
         with pytest.raises(errors.Held, match=f"the job {JID} runs under the hold {REF}"):
@@ -290,7 +295,7 @@ def test_work_by_hand_whose_hold_was_ended_says_so(master):
         with tokens.connect(master.opts, print) as bob:
             bob.release("mine", REF, "Bob", for_holder=True, force=True)
 
-    with pytest.raises(errors.NotYours), work.by_hand(master.opts, print, REF, JID, lambda: "x"):
+    with pytest.raises(errors.NotYours), work.by_hand(master.opts, opener(master), print, REF, JID, lambda: "x"):
         end()
     assert not master.locks
 
@@ -300,6 +305,6 @@ def test_work_by_hand_waits_for_no_deploy_whose_hold_was_ended(master):
     with jobs.alone(master.opts["cachedir"], "0badc0de", JID) as begin:
         begin(True)
         with pytest.raises(errors.Held, match=f"{JID} still runs here under the hold 0badc0de"):
-            work.by_hand(master.opts, print, REF, "20261122224500123456", lambda: "x").__enter__()
+            work.by_hand(master.opts, opener(master), print, REF, "20261122224500123456", lambda: "x").__enter__()
     assert name not in line(master)
     assert "; job" not in line(master)

@@ -69,10 +69,16 @@ def user() -> str | None:
     """
     Return the user who started this job, as Salt has it; see :func:`people.account`.
 
-    Salt writes ``__user__`` into the globals of a module's first function, and those of :func:`command`'s wrapper are
-    this module's (3006.29 and 3008.3): the runner itself has none.
+    Salt writes ``__user__`` and ``__jid__`` into the globals of a module's first function, and those of
+    :func:`command`'s wrapper are this module's (3006.29 and 3008.3): the runner itself has none.
     """
     found = globals().get("__user__")
+    return None if found is None else str(found)
+
+
+def jid() -> str | None:
+    """Return the ID of this job, as Salt has it; see :func:`user`."""
+    found = globals().get("__jid__")
     return None if found is None else str(found)
 
 

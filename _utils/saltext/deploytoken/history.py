@@ -145,7 +145,7 @@ def past(pages: Iterable[Page], rules: Rules, limit: int = 20) -> dict[str, Any]
         elif now and gap:
             now.unreadable += gap
             now.by_hand = True  # somebody mended the line
-        elif now and seen.hold != now.hold:
+        elif now and newer and seen.hold != newer.hold and not _is_changed_by_us(newer.page, now.hold):
             now.by_hand = True  # one hold, by its ref, and somebody edited the rest of its line
         newer, gap = seen, []
     if now and newer:
@@ -157,6 +157,11 @@ def past(pages: Iterable[Page], rules: Rules, limit: int = 20) -> dict[str, Any]
         "unreadable": unreadable,
         "complete": number == 1,
     }
+
+
+def _is_changed_by_us(version: Page, hold: Hold) -> bool:
+    comment = Comment.parse(version.comment)
+    return bool(comment and comment.verb in ("extend", "begin", "end") and comment.ref == hold.ref)
 
 
 def _end(seen: Page, hold: Hold, newer: _Version | None, gap: list[int], rules: Rules) -> _Past:

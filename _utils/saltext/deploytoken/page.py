@@ -296,11 +296,10 @@ def parse_stamp(text: str | None) -> float | None:
         return None
 
 
-def same_length(hold: Hold, other: Hold) -> bool:
-    """Return whether both are expected to take as long, to the minute."""
-    times = [(parse_stamp(one.since), parse_stamp(one.until)) for one in (hold, other)]
-    lengths = [until - since for since, until in times if since is not None and until is not None]
-    return len(lengths) == 2 and abs(lengths[0] - lengths[1]) < 120
+def minutes(hold: Hold) -> int | None:
+    """Return how long the holder expects to need the token; None if the line does not say."""
+    since, until = parse_stamp(hold.since), parse_stamp(hold.until)
+    return None if since is None or until is None else round((until - since) / 60)
 
 
 def check_name(name: str, key: str = "name", nobody: str = DEFAULT.nobody) -> str:

@@ -261,8 +261,8 @@ def release(
 
     ``fresh`` is the ref for the entry of a hold that a person typed without one. ``right`` says who ends it; without
     it, nobody asks whose it is, and no entry is written: a hold that was never used is withdrawn. The default of
-    ``summary`` is the hold's reason. With ``again``, an entry that stands already, with this summary, is the success of
-    an earlier release; a job, which releases once, goes by what it wrote itself.
+    ``summary`` is the hold's reason. With ``again``, an entry that stands already, with this summary, is the success
+    of an earlier release; a job, which releases once, goes by what it wrote itself.
 
     :raises errors.NotYours: that hold is not the current one, or another's; nothing was written.
     :raises errors.Held: a job runs under it, or may run.
@@ -446,19 +446,13 @@ def _is_own(right: Right, hold: Hold, origin: Origin) -> Steps[bool]:
     return bool((yield WhoAmI()) == hold.name)
 
 
-def _require_own(right: Right, hold: Hold, origin: Origin, found: Page) -> Steps[None]:
+def _require_own(right: Right, hold: Hold, origin: Origin, found: Page, way: str = "") -> Steps[None]:
+    """Refuse another's hold; ``way`` is what else could be done, in words."""
     if (yield from _is_own(right, hold, origin)):
         return
-    way = f"ref={hold.ref}" if hold.ref else f"held_by={shlex.quote(hold.name)}"
     reason = f" ({hold.reason})" if hold.reason else ""
-    what = (
-        f"end it for {hold.name} with `salt-run deploytoken.release {way} for_holder=true`"
-        if hold.ref
-        else f"take it over with `salt-run deploytoken.takeover {way} reason=…`"
-    )
     raise errors.NotYours(
-        f"{_now(hold)}{reason}, and that hold is not yours; ask {hold.name}, or {what}",
-        token=describe(hold, found.version),
+        f"{_now(hold)}{reason}, and that hold is not yours; ask {hold.name}{way}", token=describe(hold, found.version)
     )
 
 
@@ -466,7 +460,9 @@ def _ended_by(right: Right, hold: Hold, origin: Origin, found: Page) -> Steps[st
     """Return who ends a hold in another's name, or None; refuse who may not."""
     name = None
     if not right.for_holder:
-        yield from _require_own(right, hold, origin, found)
+        command = f"release ref={hold.ref} for_holder=true" if hold.ref else "takeover"
+        way = f", or end it for {hold.name}: `salt-run deploytoken.{command}`" + ("" if hold.ref else " shows how")
+        yield from _require_own(right, hold, origin, found, way)
     elif not (yield from _is_own(right, hold, origin)):
         name = yield WhoAmI()
     _require_at_rest(right, hold)
@@ -549,8 +545,8 @@ def _not_found(
     """
     Find out how the hold ended that a release did not find: by it, by an earlier release, or by somebody else.
 
-    Its own ``entry`` proves it. Where ``earlier`` is a summary, and it never saw the hold itself, so does an entry with
-    that summary; without words, that of a release in the holder's own name.
+    Its own ``entry`` proves it. Where ``earlier`` is a summary, and it never saw the hold itself, so does an entry
+    with that summary; without words, that of a release in the holder's own name.
     """
     ref = (mine.ref if mine else None) or ref
     entries = page.entries(found.text, ref, rules)
@@ -605,9 +601,11 @@ def _require_unchanged(hold: Hold, current: Hold) -> None:
         raise errors.Invalid(
             f"reason: the hold {current.ref} stands for {current.reason!r}{way} reason={shlex.quote(hold.reason)}`"
         )
-    if hold.until and not page.same_length(hold, current):
+    asked, stands_for = page.minutes(hold), page.minutes(current)
+    # Each end of both is rounded to the minute.
+    if asked is not None and (stands_for is None or abs(asked - stands_for) > 1):
         stands = f"is expected until {current.until}" if current.until else "has no expected end"
-        raise errors.Invalid(f"expect: the hold {current.ref} {stands}{way} expect=…`")
+        raise errors.Invalid(f"expect: the hold {current.ref} {stands}{way} expect={asked}m`")
 
 
 def _now(current: Hold | None) -> str:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from saltext.deploytoken import config, errors, machines, page, repositories, text
+from saltext.deploytoken import config, errors, machines, page, people, repositories, text
 from saltext.deploytoken.busy import consent, verdict, waiting
 from saltext.deploytoken.deploy import allowed, ending, jobs, record, report, request, serving, tokens
 from saltext.deploytoken.deploy.record import Record, Step
@@ -77,7 +77,7 @@ class Deploy:
         self._tell = tell
         found = dict(asked) if isinstance(asked, Mapping) else {}
         test = bool(opts.get("test")) or found.get("test") is True
-        caller = str(opts["user"]) if opts.get("user") else None
+        caller = str(people.account(opts, opts.get("user")))
         self.record = Record(asked=found, test=test, ref=claim().ref, caller=caller, jid=jobs.own(opts, jid))
 
     def carry_out(self, step: str, name: str) -> dict[str, Any]:
@@ -392,7 +392,7 @@ class Deploy:
         return config.parse(self._opts)
 
     def _connect(self) -> Token:
-        return tokens.connect(self._opts, self._tell, self.record.caller)
+        return tokens.connect(self._opts, self._tell, self._opts.get("user"))
 
     @functools.cached_property
     def _work(self) -> Work:

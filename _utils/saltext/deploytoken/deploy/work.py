@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.deploy import jobs, tokens
+from saltext.deploytoken.deploy import jobs
 from saltext.deploytoken.machines.base import Tell
 from saltext.deploytoken.token import Token
 
@@ -85,11 +85,18 @@ class Work:
 
 @contextlib.contextmanager
 def by_hand(
-    opts: Mapping[str, Any], tell: Tell, ref: str, given: Any, words: Callable[[], str | None]
+    opts: Mapping[str, Any],
+    connect: Callable[[], Token],
+    tell: Tell,
+    ref: str,
+    given: Any,
+    words: Callable[[], str | None],
 ) -> Iterator[None]:
     """
     Be at work under the hold ``ref`` while the block runs, in a command that people type, or a step of their own.
 
+    ``connect`` (callable)
+        Opens the token.
     ``given``
         What Salt says is the ID of the job.
     ``words`` (callable)
@@ -100,7 +107,7 @@ def by_hand(
     """
     jid = jobs.own(opts, given)
     work = Work(opts, ref, jid)
-    with tokens.connect(opts, tell) as token:
+    with connect() as token:
         job = token.require_held(ref)["job"]
         if job and f"{job['jid']}@{job['master']}" == work.job:
             # A step of the orchestration that took the token, or deploys under it.
@@ -114,7 +121,7 @@ def by_hand(
         failed = False
     finally:
         try:
-            with tokens.connect(opts, tell) as token:
+            with connect() as token:
                 work.end(token, words())
         except errors.NotYours:
             work.named = False
