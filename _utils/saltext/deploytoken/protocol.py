@@ -400,7 +400,7 @@ def _origin(found: Page, hold: Hold, rules: Rules, whole: bool = True) -> Steps[
         return Origin()
     for number in range(found.version, max(0, found.version - MOST_VERSIONS), -1):
         try:
-            seen = found if number == found.version else (yield ReadVersion(number))
+            seen = found if number == found.version else (yield from _old(number))
             shown = page.read(seen.text, rules)
         except Unanswered:
             raise
@@ -420,6 +420,17 @@ def _origin(found: Page, hold: Hold, rules: Rules, whole: bool = True) -> Steps[
             if not whole:
                 break
     return Origin(done=tuple(done))
+
+
+def _old(number: int) -> Steps[Page]:
+    """Read an old version. There may be many, so each lost answer is asked for again while there is time."""
+    while True:
+        try:
+            seen: Page = yield ReadVersion(number)
+            return seen
+        except Unanswered:
+            if not (yield Pause()):
+                raise
 
 
 def _checked_origin(found: Page, hold: Hold, rules: Rules) -> Steps[Origin]:
