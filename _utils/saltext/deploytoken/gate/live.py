@@ -121,7 +121,7 @@ def _will_do(last: Mapping[str, Any], ref: str | None, arrived: float) -> bool:
 
 def _ask(conf: config.Config) -> dict[str, Any]:
     """Ask the wiki, once and not for long: a look is one request (two after an edit by hand)."""
-    return _or_error(lambda: _status(dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT))))
+    return _or_error(lambda: _status(dataclasses.replace(conf, timeout=min(conf.timeout, TIMEOUT), deadline=TIMEOUT)))
 
 
 def _status(conf: config.Config) -> dict[str, Any]:
