@@ -130,7 +130,7 @@ FORGERIES = {
         reason="not_yours",
     ),
     "aaaaaaaa was released, with an entry of somebody else's": lambda record: events_with(
-        record, releasing_aaaaaaaa={"summary": "did something else", "again": False}
+        record, releasing_aaaaaaaa={"summary": "did something else"}
     ),
     f"{JOB} was told that it is at work, and never was": lambda record: with_versions(
         record, lambda texts: [text.replace(f"; job {JOB}", "") for text in texts]

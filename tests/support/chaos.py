@@ -491,8 +491,6 @@ def _attempts(events):
         if before:
             failed = event["event"] in ("not released", "takeover refused")
             ok = (None if event["reason"] == "in_doubt" else False) if failed else True
-            if event["event"] == "released" and f": {before['summary']}" not in event["entry"]:
-                ok = False  # it found that the hold was released already
             ref = before.get("displaced") or before.get("ref") or event.get("ref")
             yield Attempt(
                 ref, event["process"], before["at"], event["at"], ok, before.get("force", False), before, event
@@ -608,14 +606,13 @@ def _check_claims(by_kind, versions):
 
 
 def _check_own_entries(attempts, final):
-    """A release that succeeded has an entry of its own, or a person's found an earlier one; a refused one has none."""
+    """A release that succeeded has an entry of its own, and one that was refused has none."""
     for one in attempts:
         if one.asked["event"] != "releasing" or one.ok is None:
             continue
-        own, found = f": {one.asked['summary']}", one.answer.get("entry") or ""
-        others = not one.asked.get("again", True) or page.TAKEN_OVER in found or "; released by" in found
-        if found and own not in found and others:
-            yield f"{one.ref} was released, with an entry of somebody else's: {found}"
+        own = f": {one.asked['summary']}"
+        if one.ok and own not in one.answer["entry"]:
+            yield f"{one.ref} was released, with an entry of somebody else's: {one.answer['entry']}"
         if one.answer.get("reason") in ("not_yours", "held") and one.ref:
             for entry in page.entries(final, one.ref):
                 if own in entry:

@@ -100,8 +100,6 @@ class Client:
     knows: bool = True
 
     phases: ClassVar = ("take", "use", "release")
-    #: Whether an entry that stands already may be that of an earlier release.
-    again: ClassVar = True
 
     def steps(self, phase, number, runs):
         comment = functools.partial(Comment, id=f"{number:08x}", by=self.account)
@@ -160,7 +158,6 @@ class Deploy(Client):
     summary: str = "deployed"
 
     phases: ClassVar = ("take", "use", "release", "note")
-    again: ClassVar = False
 
     @property
     def without_entry(self):
@@ -196,7 +193,7 @@ class Deploy(Client):
             fresh="0" * 8,
             ref=self.ref,
             right=protocol.Right(self.account, for_holder=True, job=self.job, runs=runs),
-            again=self.again,
+            again=False,
         )
 
     def _note(self, comment, runs):
@@ -589,9 +586,7 @@ class Explorer:
                 return "released, and still holds the token"
             if done.entry is None:
                 return None if client.without_entry else "released, without an entry"
-            # A person's may find that the hold was released already, but not by whom it was taken away.
-            others = not client.again or page.TAKEN_OVER in done.entry or "released by" in done.entry
-            if f": {client.summary}" not in done.entry and others:
+            if f": {client.summary}" not in done.entry:
                 return f"released, with an entry of somebody else's: {done.entry}"
             if (count := text.splitlines().count(done.entry)) != 1:
                 return f"released, and its entry stands {count} times"

@@ -22,14 +22,14 @@ WITHDRAWS = Client("Alice", "dddddddd", summary=None)
 #: None is any number of faults.
 WORLDS = {
     "two contenders": {"clients": [ALICE, ALSO_ALICE], "pauses": 2},
-    "two contenders, and somebody who edits": {"clients": [ALICE, ALSO_ALICE], "pauses": 1, "edits": 1},
+    "two contenders, and somebody who edits": {"clients": [ALICE, ALSO_ALICE], "faults": 3, "edits": 1},
     "two contenders on a store where every stale write conflicts": {
         "clients": [ALICE, ALSO_ALICE],
         "pauses": 2,
         "noop": False,
     },
     "a hold that is taken over": {"clients": [ALICE, BOB], "pauses": 2},
-    "a hold that is taken over, and somebody who edits": {"clients": [ALICE, BOB], "pauses": 1, "edits": 1},
+    "a hold that is taken over, and somebody who edits": {"clients": [ALICE, BOB], "faults": 3, "edits": 1},
     "a hold that is withdrawn": {"clients": [ALICE, WITHDRAWS], "pauses": 2},
     "two contenders, and somebody who deletes the page": {"clients": [ALICE, ALSO_ALICE], "faults": 0, "deletes": 1},
     "three, two contend and one takes over": {"clients": [ALICE, ALSO_ALICE, BOB], "faults": 2},
@@ -75,8 +75,8 @@ BOBS = Deploy("Bob", "bbbbbbbb", job=SECOND, account="bob@master1")
 @pytest.mark.parametrize(
     ("first", "second", "stands", "faults"),
     [
-        pytest.param(RELEASES, ALSO_RELEASES, CRASHED, None, id="two resumes after a crash"),
-        pytest.param(STAYS, ALSO_STAYS, CRASHED, 3, id="two resumes of a session after a crash"),
+        pytest.param(RELEASES, ALSO_RELEASES, CRASHED, 3, id="two resumes after a crash"),
+        pytest.param(STAYS, ALSO_STAYS, CRASHED, 2, id="two resumes of a session after a crash"),
         pytest.param(TAKES, ALSO_TAKES, None, None, id="two that were given one ref"),
         pytest.param(TAKES, BOBS, None, None, id="two that contend"),
     ],
@@ -97,8 +97,7 @@ PERSONS = {
         Person("Bob", REF, types_ref=False, account="bob@master1"),
         {"ok", "held", "not_yours"},
     ),
-    # Fine where its holder has ended it before.
-    "ends another's by its ref": (Person("Bob", REF, account="bob@master1"), {"ok", "not_yours"}),
+    "ends another's by its ref": (Person("Bob", REF, account="bob@master1"), {"not_yours"}),
     "ends it for its holder": (
         Person("Bob", REF, account="bob@master1", for_holder=True),
         {"ok", "held", "not_yours"},
@@ -111,10 +110,6 @@ PERSONS = {
         {"ok", "not_yours"},
     ),
     "takes over by force": (Client("Bob", "cccccccc", REF, account="bob@master1", force=True), {"ok", "not_yours"}),
-    "takes over by force on another master": (
-        Client("Bob", "cccccccc", REF, **ELSEWHERE, force=True),
-        {"ok", "not_yours"},
-    ),
 }
 
 
@@ -124,7 +119,7 @@ def test_no_two_deploys_are_at_work_unless_somebody_forced_it(who, capsys):
     worlds = [
         # Of one deploy, with faults; of two, without or with one.
         Explorer([TAKES, person]),
-        Explorer([RELEASES, person], stands=SESSION),
+        Explorer([RELEASES, person], faults=2, stands=SESSION),
         Explorer([STAYS, person], faults=2, stands=CRASHED),
         Explorer([STAYS, ALSO_STAYS, person], faults=0, stands=SESSION),
         Explorer([TAKES, BOBS, person], faults=1),
@@ -141,7 +136,7 @@ def test_no_two_deploys_are_at_work_unless_somebody_forced_it(who, capsys):
 
 def test_a_hold_is_extended_while_deploys_begin_and_end(capsys):
     extender = Extender("Alice", REF)
-    for faults, deploy, stands in ((None, STAYS, CRASHED), (2, RELEASES, SESSION)):
+    for faults, deploy, stands in ((2, STAYS, CRASHED), (2, RELEASES, SESSION)):
         explorer = Explorer([extender, deploy], faults=faults, stands=stands).run()
         report(capsys, explorer)
         assert {(extender, "extend", "ok"), (deploy, "release", "ok")} <= explorer.told
@@ -150,7 +145,7 @@ def test_a_hold_is_extended_while_deploys_begin_and_end(capsys):
 def test_what_was_deployed_under_a_hold_reaches_the_entry_past_everybodys_edits(capsys):
     # The faultless world, so that every version can be read.
     for person in (Person("Alice", REF), Client("Bob", "cccccccc", REF, account="bob@master1", force=True)):
-        report(capsys, Explorer([STAYS, person], faults=0, edits=2, stands=CRASHED).run())
+        report(capsys, Explorer([STAYS, person], faults=0, edits=1, stands=CRASHED).run())
 
 
 def report(capsys, explorer):
@@ -295,7 +290,7 @@ TEAM = Hold("Ops", REASON, SINCE, REF)
         pytest.param(
             "_not_found",
             any_entry,
-            [TAKES, PERSONS["ends it for its holder by force"][0]],
+            [TAKES, PERSONS["ends the own by force"][0]],
             None,
             {"released, with an entry of somebody else's"},
             id="any entry of the ref",
