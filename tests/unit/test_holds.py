@@ -7,6 +7,7 @@ import pytest
 from saltext.deploytoken import config, errors, page
 from saltext.deploytoken.page import Hold
 from saltext.deploytoken.people import Account
+from saltext.deploytoken.stores.base import Hidden
 from saltext.deploytoken.token import Token
 
 ALICE, BOB = ("alice", "Alice"), ("bob", "Bob")
@@ -149,6 +150,37 @@ def test_a_line_that_is_mended_by_hand_is_not_taken_for_a_page_that_was_set_back
 
     alice.require_held(ref)
     assert alice.status()["account"] == "alice@master1"
+
+
+@pytest.mark.parametrize("account", [ALICE, BOB])
+def test_where_nobody_may_look_at_old_versions_the_name_on_the_page_counts(person, account, monkeypatch):
+    def hidden(number):
+        raise Hidden("the API key's user may not do this")
+
+    ref = person(ALICE).acquire("upgrade")["ref"]
+    save(person(BOB), "Whoever is named", "The one who is named")
+    token = person(account)
+    monkeypatch.setattr(token.store, "read_version", hidden)
+
+    if account is ALICE:
+        assert token.release("upgraded")["released"] == ref
+    else:
+        with pytest.raises(errors.NotYours, match="not yours"):
+            token.release("upgraded")
+
+
+def test_a_version_that_cannot_be_read_now_leaves_the_hold_as_it_is(person, monkeypatch):
+    def nonsense(number):
+        raise errors.StoreError("not Redmine's")
+
+    ref = person(ALICE, name="Ops").acquire("upgrade")["ref"]
+    save(person(BOB), "Whoever is named", "The one who is named")
+    token = person(BOB, name="Ops")
+    monkeypatch.setattr(token.store, "read_version", nonsense)
+
+    with pytest.raises(errors.StoreError, match="not Redmine's"):
+        token.release("mine")
+    assert person(ALICE).status()["ref"] == ref
 
 
 def test_ones_own_hold_is_answered_with_the_way_on_and_anothers_with_the_ways_out(person):

@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 from saltext.deploytoken import errors, page
 from saltext.deploytoken.history import TAKES, Comment
 from saltext.deploytoken.page import Hold, Rules
-from saltext.deploytoken.stores.base import Conflict, Page, Unanswered
+from saltext.deploytoken.stores.base import Conflict, Hidden, Missing, Page, Unanswered
 
 #: So many versions are read on the way back to the beginning of a hold.
 MOST_VERSIONS = 100
@@ -401,11 +401,14 @@ def _origin(found: Page, hold: Hold, rules: Rules, whole: bool = True) -> Steps[
     for number in range(found.version, max(0, found.version - MOST_VERSIONS), -1):
         try:
             seen = found if number == found.version else (yield from _old(number))
+        except Missing:
+            continue  # an administrator has deleted it
+        except Hidden:
+            break  # nobody here may look at old versions, so the name on the page counts
+        try:
             shown = page.read(seen.text, rules)
-        except Unanswered:
-            raise
         except errors.StoreError:
-            continue  # it was deleted, it is unreadable, or nobody may look: it says nothing
+            continue  # it is unreadable, which is no end of a hold
         if not hold.is_same(shown):
             without = number
             continue

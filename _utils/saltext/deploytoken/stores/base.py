@@ -43,6 +43,10 @@ class Missing(errors.StoreError):
     """There is no such page, or no such version."""
 
 
+class Hidden(errors.StoreError):
+    """The user may not look at this, or may not do that."""
+
+
 class Store(ABC):
     """
     Compare-and-swap of one text.

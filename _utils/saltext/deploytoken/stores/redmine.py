@@ -32,7 +32,7 @@ import urllib3
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.stores import redmine_checks, redmine_front
-from saltext.deploytoken.stores.base import Check, Conflict, Missing, Page, Store, Unanswered
+from saltext.deploytoken.stores.base import Check, Conflict, Hidden, Missing, Page, Store, Unanswered
 from saltext.deploytoken.text import printable, shortened
 
 if TYPE_CHECKING:
@@ -277,7 +277,7 @@ class Redmine(Store):
                 f"{self._host} rejects the API key; check deploytoken.api_key and that its user is active"
             )
         if status == 403:
-            raise errors.StoreError(
+            raise Hidden(
                 f"{self.url}: the API key's user may not do this; give the role the rights to view and edit wiki pages"
                 " and to view wiki history, see that project and page are not locked, and enable the REST API"
             )
