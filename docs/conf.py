@@ -42,7 +42,7 @@ html_css_files = ["style.css"]
 html_show_sourcelink = False
 nitpicky = True
 # Type variables are private, and have no page.
-nitpick_ignore_regex = [("py:obj", r"saltext\.deploytoken\..*\._[A-Z]\w*")]
+nitpick_ignore_regex = [("py:(class|obj)", r"saltext\.deploytoken\..*\._[A-Z]\w*")]
 # Its documentation is not among those that this one links to.
 nitpick_ignore = [("py:class", "requests.Session")]
 

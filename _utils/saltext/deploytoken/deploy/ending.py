@@ -105,7 +105,7 @@ def summary(record: Record, end: Ending) -> str:
 
 
 def facts(record: Record, end: Ending) -> dict[str, Any]:
-    """Return what the History says of a deploy beside the summary: the arguments of :func:`notes`."""
+    """Return what the History says of a deploy beside the summary, as arguments for ``release.notes``."""
     agreed = shortened(record.consented() or "") if end.began else ""
     commits = record.commits if end.began else None
     return {"rebooted": record.reboots.rebooted, "consent": agreed or None, "commits": commits}
