@@ -237,7 +237,7 @@ def test_no_words_of_the_wiki_reach_a_terminal_as_commands():
     with server(odd) as port, token(port) as alice:
         assert "".join(map(str, alice.status().values())).isprintable()
         found = alice.history(10)
-        assert [hold["held_by"] for hold in found["holds"]] == [" [31mBob"]
+        assert [hold["held_by"] for hold in found["holds"]] == ["[31mBob"]
         read = alice.store.read()
         assert f"{read.author}{read.comment}{read.saved}".isprintable()
         assert output(found).replace("\n", "").isprintable()

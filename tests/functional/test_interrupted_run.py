@@ -13,6 +13,7 @@ import sys
 import psutil
 import pytest
 
+from saltext.deploytoken import people
 from tests.support import process
 from tests.support.places import SqlitePlace
 from tests.support.salt import Config
@@ -126,6 +127,7 @@ def between(tmp_path, place):
     states.mkdir()
     (states / "steps.sls").write_text(STEPS.format(tmp_path))
     made = Config.make(tmp_path / "salt", file_roots=[states], **place.options("alice"))
+    place.accounts["alice"] = people.account(made.options)
     with place.token("alice") as alice:
         alice.acquire("upgrade", ref="aaaaaaaa")
 

@@ -226,7 +226,7 @@ def test_with_wait_both_run_one_after_the_other_and_nobody_else_waits(site, redm
     site.sls("other", {"other": {"test.succeed_without_changes": []}})
     both = [midway.start(wait="15m", reason=reason) for reason in ("upgrade PostgreSQL", "renew certificates")]
     midway.begun()
-    assert all(one.poll() is None for one in both)
+    assert [one.communicate() for one in both if one.poll() is not None] == []
     assert site.run("state.orchestrate", "other").code == 0
     midway.go()
     answers = [midway.end(one) for one in both]

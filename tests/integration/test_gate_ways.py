@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from saltext.deploytoken import config
+from saltext.deploytoken import config, people
 from saltext.deploytoken.token import Token
 from tests.support.gate import age
 from tests.support.proxy import BEFORE, Hold, drop
@@ -51,7 +51,7 @@ def touch(path):
 @pytest.fixture
 def token(cluster):
     """The token of the cluster's wiki page, in this process."""
-    with Token(config.parse({"deploytoken": cluster.token})) as opened:
+    with Token(config.parse({"deploytoken": cluster.token}), account=people.account(cluster.master.config)) as opened:
         yield opened
 
 

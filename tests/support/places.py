@@ -52,6 +52,7 @@ class RedminePlace:
     """``address`` may be one through a proxy; what is done by hand is done past it."""
 
     def __init__(self, redmine, text=TEXT, project="ocds"):
+        self.accounts = {}
         self.redmine = redmine
         self.page = redmine.new_page(text, project)
         self.address = self.page

@@ -49,14 +49,21 @@ def _forker():
         here, there = socket.socketpair()
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         with there:
-            # Isolated, as some modules beside this file are named like Python's own.
-            command = [sys.executable, "-I", __file__, str(there.fileno())]
+            # Isolated, as some modules beside this file are named like Python's own. The interpreter that the commands
+            # have themselves: where .venv is a link, Salt would have two paths, and take its own modules for others.
+            command = [_interpreter(), "-I", __file__, str(there.fileno())]
             streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
             process = subprocess.Popen(
                 command, cwd="/", env=clean, pass_fds=[there.fileno()], start_new_session=True, **streams
             )
         _FORKERS.append((here, process))
     return _FORKERS[0][0]
+
+
+def _interpreter():
+    with open(os.path.join(os.path.dirname(sys.executable), "salt-run"), encoding="utf-8") as script:
+        named = script.readline().removeprefix("#!").strip()
+    return named if os.access(named, os.X_OK) and "python" in os.path.basename(named) else sys.executable
 
 
 def _send(forker, request, fds):

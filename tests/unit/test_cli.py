@@ -143,6 +143,7 @@ def test_progress_that_has_no_standard_error_does_not_get_into_the_answer(monkey
 
 def test_the_user_of_a_job_is_the_one_that_salt_wrote_beside_the_function(monkeypatch):
     """As RunnerClient.low does it, into the globals of a module's first function (3006.29 and 3008.3)."""
+    monkeypatch.delitem(vars(cli), "__user__", raising=False)
     assert cli.user() is None
     monkeypatch.setitem(command(take).__globals__, "__user__", "carol")
     assert cli.user() == "carol"
