@@ -258,14 +258,15 @@ def takeover(ref=None, reason=None, name=None, held_by=None, force=False):
     """
     from saltext.deploytoken.gate import live
 
-    reason = values.text(reason, "reason")
+    if reason is not None or ref is not None or held_by is not None:
+        reason = values.text(reason, "reason")
     force = values.boolean(force, "force")
     if ref is not None and held_by is not None:
         raise errors.Invalid("held_by: leave it out beside ref; it is for a hold that has none")
     held_by = None if held_by is None else values.text(held_by, "held_by")
     with _token() as token:
         if ref is None and held_by is None:
-            raise _which_to_take_over(token.status(), reason)
+            raise _which_to_take_over(token.status(), reason or "WHY")
         answer = token.take_over(reason, ref, held_by, _name(name), force=force)
     live.forget(__opts__["cachedir"])
     if force and answer["displaced"]["ref"]:

@@ -157,6 +157,7 @@ def test_the_commands_in_refusals_do_as_pasted_what_they_say(salt):
         assert "ask Alice" in not_his["message"]
     no_ref = typed(salt, f"salt-run deploytoken.takeover reason={shlex.quote(REASON)} name=Bob")
     assert (no_ref["reason"], salt.retcode) == ("invalid", 2)
+    assert f"takeover ref={ref} reason=WHY`" in typed(salt, "salt-run deploytoken.takeover")["message"]
     taken = pasted(salt, no_ref, name="Bob")
     assert (taken["held_by"], taken["reason"], taken["displaced"]["ref"]) == ("Bob", REASON, ref)
 
@@ -296,7 +297,8 @@ def test_a_wrong_argument_exits_with_2_in_one_line(config):
         ("release", {"summary": ""}, "summary"),
         ("release", {"for_holder": True}, "ref"),
         ("release", {"force": "no"}, "force"),
-        ("takeover", {}, "reason"),
+        ("takeover", {}, "ref"),
+        ("takeover", {"ref": "abcdef01"}, "reason"),
         ("takeover", {"reason": "x"}, "ref"),
         ("takeover", {"reason": "x", "ref": "abcdef01", "held_by": "Bob"}, "held_by"),
         ("extend", {}, "expect"),
