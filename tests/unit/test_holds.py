@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from saltext.deploytoken import config, errors, page
+from saltext.deploytoken import config, errors, page, protocol
 from saltext.deploytoken.page import Hold
 from saltext.deploytoken.people import Account
 from saltext.deploytoken.stores.base import Hidden
@@ -181,6 +181,27 @@ def test_a_version_that_cannot_be_read_now_leaves_the_hold_as_it_is(person, monk
     with pytest.raises(errors.StoreError, match="not Redmine's"):
         token.release("mine")
     assert person(ALICE).status()["ref"] == ref
+
+
+def test_what_lies_further_back_than_anybody_looks_is_nobodys_own(person, monkeypatch):
+    ref = person(ALICE, name="Ops").acquire("upgrade")["ref"]
+    held = text(person(ALICE))
+    for words in ("one", "two", "three"):
+        save(person(BOB), "Whoever is named", f"{words}: Whoever is named")
+    monkeypatch.setattr(protocol, "MOST_VERSIONS", 3)
+
+    for who in (ALICE, BOB):
+        with pytest.raises(errors.NotYours, match="not yours"):
+            person(who, name="Ops").release("mine")
+    assert person(ALICE, name="Ops").release("upgraded", ref, for_holder=True)["released"] == ref
+
+    # A page that was set back to a version from before that.
+    for words in ("four", "five", "six"):
+        save(person(BOB), "Whoever is named", f"{words}: Whoever is named")
+    store = person(BOB).store
+    store.write(held, store.read().version, "Revert to version 2")
+    with pytest.raises(errors.NotYours, match="the page was set back"):
+        person(ALICE).require_held(ref)
 
 
 def test_ones_own_hold_is_answered_with_the_way_on_and_anothers_with_the_ways_out(person):

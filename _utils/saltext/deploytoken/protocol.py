@@ -31,6 +31,9 @@ from saltext.deploytoken.stores.base import Conflict, Hidden, Missing, Page, Una
 #: So many versions are read on the way back to the beginning of a hold.
 MOST_VERSIONS = 100
 
+#: In place of the account where a hold began before those versions. No account is this.
+FAR_BACK = "?"
+
 #: In an entry, before the name of whoever ended another's hold.
 _RELEASED_BY = "released by"
 
@@ -422,6 +425,10 @@ def _origin(found: Page, hold: Hold, rules: Rules, whole: bool = True) -> Steps[
                 done.insert(0, page.tame(comment.words))
             if not whole:
                 break
+    else:
+        if found.version > MOST_VERSIONS:
+            # Its beginning lies further back than anybody looks: it is nobody's own, and may have ended before.
+            return Origin(FAR_BACK, done=tuple(done), ended=without)
     return Origin(done=tuple(done))
 
 
