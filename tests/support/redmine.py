@@ -83,8 +83,9 @@ class Redmine:
         return self
 
     def _configure(self):
+        # Whoever waits for SQLite's lock keeps Ruby's, without which the other one cannot let go: so not for long.
         (self.folder / "config" / "database.yml").write_text(
-            f"production: {{adapter: sqlite3, database: '{self.database}', timeout: 10000, pool: 16}}\n"
+            f"production: {{adapter: sqlite3, database: '{self.database}', timeout: 2000, pool: 16}}\n"
         )
         (self.folder / "config" / "secret_key.txt").write_text(secrets.token_hex(32))
 
