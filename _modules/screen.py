@@ -23,7 +23,7 @@ def sessions(users=None):
         A list of user names. Default: all users.
 
     Returns a list of dictionaries, one for each session: ``user``, ``session`` (its name, or None if it is unknown),
-    ``created`` (seconds since the epoch), ``pid``, and ``jobs`` as :py:func:`proctable.working <proctable.working>`
+    ``created`` (seconds since the epoch), ``pid``, and ``jobs`` as :py:func:`terminals.working <terminals.working>`
     has them. A job that outlived its session has an entry of its own, without a name.
 
     Raises SaltInvocationError if a user does not exist, and CommandExecutionError if other users' processes cannot be
@@ -39,7 +39,7 @@ def sessions(users=None):
     table = __salt__["proctable.listing"](commands=True)
     # The server's command is SCREEN, with its path if it was typed so. A program called "screen" is a client.
     servers = [one for one in table if os.path.basename(one["argv"][0]).startswith("SCREEN")]
-    detached = __salt__["proctable.detached"]("STY", [server["pid"] for server in servers])
+    detached = __salt__["terminals.detached"]("STY", [server["pid"] for server in servers])
     found, roots = [], {}
     for server in servers:
         pid, user = server["pid"], __salt__["proctable.owner"](server["pid"], wanted)
@@ -53,7 +53,7 @@ def sessions(users=None):
         if user is not None:
             roots[one["pid"]] = [one["pid"]]
             found.append({"user": user, "session": None, "created": None, "pid": one["pid"]})
-    jobs = __salt__["proctable.working"]([pid for below in roots.values() for pid in below])
+    jobs = __salt__["terminals.working"]([pid for below in roots.values() for pid in below])
     for session in found:
         session["jobs"] = [job for pid in roots[session["pid"]] for job in jobs[pid]]
     # A process that outlived its session counts only while it works.
@@ -91,4 +91,4 @@ def probe(users=None, idle_shells="ignore"):
 
         salt-call screen.probe
     """
-    return __salt__["proctable.session_answer"](sessions(users), idle_shells)
+    return __salt__["terminals.session_answer"](sessions(users), idle_shells)

@@ -39,7 +39,7 @@ def sessions(users=None, timeout=5):
 
     Returns a list of dictionaries, one for each pane: ``user``, ``session`` (its name, or None if it is unknown),
     ``created`` (seconds since the epoch), ``attached``, ``server`` and ``pid`` (process ids), and ``jobs`` as
-    :py:func:`proctable.working <proctable.working>` has them; a shell at its prompt has none.
+    :py:func:`terminals.working <terminals.working>` has them; a shell at its prompt has none.
 
     Raises SaltInvocationError if a setting is wrong or a user does not exist, and CommandExecutionError if a server
     could not be asked, or if other users' processes cannot be seen.
@@ -63,7 +63,7 @@ def _look(users, timeout):
     timeout = __salt__["proctable.seconds"](timeout, "timeout")
     table = __salt__["proctable.listing"]()
     servers = [process["pid"] for process in table if _is_server(process)]
-    detached = __salt__["proctable.detached"]("TMUX", servers)
+    detached = __salt__["terminals.detached"]("TMUX", servers)
     panes, unknowns, owners = [], [], {}
     deadline = time.monotonic() + 2 * timeout  # for all servers together
     for server in servers:
@@ -98,7 +98,7 @@ def _look(users, timeout):
             user = __salt__["proctable.owner"](one["pid"], wanted)
         if user is not None:
             panes.append({"user": user, "session": session, "created": None, "attached": False, **one})
-    jobs = __salt__["proctable.working"]([pane["pid"] for pane in panes])
+    jobs = __salt__["terminals.working"]([pane["pid"] for pane in panes])
     # A process that left its session counts only while it works.
     idle = {one["pid"] for one in detached if not jobs.get(one["pid"])}
     return [{**pane, "jobs": jobs[pane["pid"]]} for pane in panes if pane["pid"] not in idle], unknowns
@@ -192,4 +192,4 @@ def probe(users=None, idle_shells="ignore", timeout=5):
         salt-call tmux.probe idle_shells=block
     """
     panes, unknowns = _look(users, timeout)
-    return __salt__["proctable.session_answer"](panes, idle_shells, unknowns)
+    return __salt__["terminals.session_answer"](panes, idle_shells, unknowns)
