@@ -21,7 +21,7 @@ Two things are looked at on every minion, whether or not probes are configured: 
               username: scrapyd
               password: sdb://vault/scrapyd
           tmux:
-            users: [ocdskfs, ocdskfp]
+            users: [root, ocdskfs, ocdskfp]
           screen: {}
           postgres:
             older_than: 1h

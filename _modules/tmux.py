@@ -17,6 +17,7 @@ client run commands as root.
 """
 
 import collections
+import contextlib
 import os
 import pwd
 import stat
@@ -27,91 +28,78 @@ from salt.exceptions import CommandExecutionError
 FORMAT = "#{pid}\t#{pane_pid}\t#{session_created}\t#{session_attached}\t#{session_name}"
 
 
-def sessions(users=None, timeout=5):
+def sessions(users=None, timeout=5, ignore=()):
     """
     Return the panes of all tmux sessions, and what runs in each.
 
-    users
-        A list of user names. Default: all users.
+    users, ignore
+        As for :py:func:`terminals.panes <terminals.panes>`.
 
     timeout
         A duration: how long to wait for the answer of each server. Default: 5 seconds.
 
     Returns a list of dictionaries, one for each pane: ``user``, ``session`` (its name, or None if it is unknown),
     ``created`` (seconds since the epoch), ``attached``, ``server`` and ``pid`` (process ids), and ``jobs`` as
-    :py:func:`terminals.working <terminals.working>` has them; a shell at its prompt has none.
+    :py:func:`terminals.panes <terminals.panes>` has them. What left its pane has an entry of its own while it works.
 
-    Raises SaltInvocationError if a setting is wrong or a user does not exist, and CommandExecutionError if a server
-    could not be asked, or if other users' processes cannot be seen.
+    Raises SaltInvocationError if a setting is wrong or a user does not exist, and CommandExecutionError if other
+    users' processes cannot be seen.
 
     CLI Example:
 
     .. code-block:: bash
 
         salt-call tmux.sessions
-        salt-call tmux.sessions '[ocdskfs, ocdskfp]'
+        salt-call tmux.sessions '[root, ocdskfs, ocdskfp]'
     """
-    panes, unknowns = _look(users, timeout)
-    if unknowns:
-        raise CommandExecutionError("; ".join(unknowns))
-    return panes
+    return _look(users, timeout, ignore)[0]
 
 
-def _look(users, timeout):
-    """Look at everything: the panes (and other children of a server) as dictionaries, and the unknowns."""
-    wanted = __salt__["proctable.uids"](users)
+def _look(users, timeout, ignore):
+    """The panes, and why the names of some servers' sessions are not known: {server: (user, why)}."""
     timeout = __salt__["proctable.seconds"](timeout, "timeout")
-    table = __salt__["proctable.listing"]()
-    servers = [process["pid"] for process in table if _is_server(process)]
-    detached = __salt__["terminals.detached"]("TMUX", servers)
-    panes, unknowns, owners = [], [], {}
+    servers = [process["pid"] for process in __salt__["proctable.listing"]() if _is_server(process)]
+    found = __salt__["terminals.panes"](servers, "TMUX", users, ignore)
+    names, nameless = {}, {}
     deadline = time.monotonic() + 2 * timeout  # for all servers together
-    for server in servers:
-        user = __salt__["proctable.owner"](server, wanted)
-        if user is None:
-            continue
-        owners[server] = user
+    for server, user in {pane["server"]: pane["user"] for pane in found if pane["server"] in servers}.items():
         try:
-            names = _names(server, user, min(timeout, deadline - time.monotonic()))
+            names[server] = _names(server, user, min(timeout, deadline - time.monotonic()))
         except CommandExecutionError as error:
-            names = {}
-            unknowns.append(f"the tmux server of {user} (process {server}): {error}")
-        below = {process["pid"] for process in table if process["ppid"] == server}
-        for pid in sorted(below | set(names)):
-            known = names.get(pid, [])
-            panes.append(
-                {
-                    "user": user,
-                    # Sessions of a group show the same pane.
-                    "session": "+".join(sorted({session for session, _, _ in known})) or None,
-                    "created": min((created for _, created, _ in known), default=None),
-                    "attached": any(attached for _, _, attached in known),
-                    "server": server,
-                    "pid": pid,
-                }
-            )
-    for one in detached:
-        named = {pane["session"] for pane in panes if pane["server"] == one["server"]} - {None}
-        session = named.pop() if len(named) == 1 else None
-        user = owners.get(one["server"])
-        if one["server"] not in servers:  # it has ended
-            user = __salt__["proctable.owner"](one["pid"], wanted)
-        if user is not None:
-            panes.append({"user": user, "session": session, "created": None, "attached": False, **one})
-    jobs = __salt__["terminals.working"]([pane["pid"] for pane in panes])
-    # A process that left its session counts only while it works.
-    idle = {one["pid"] for one in detached if not jobs.get(one["pid"])}
-    return [{**pane, "jobs": jobs[pane["pid"]]} for pane in panes if pane["pid"] not in idle], unknowns
+            nameless[server] = user, str(error)
+    return [_named(pane, names.get(pane["server"], {})) for pane in found], nameless
+
+
+def _named(pane, names):
+    """A pane with what its server says of its sessions."""
+    known = names.get(pane["pid"], [])
+    if pane.pop("left") and len({session for entries in names.values() for session, _, _ in entries}) == 1:
+        ((session, _, _), *_), *_ = names.values()
+        known = [(session, None, False)]
+    return {
+        **pane,
+        # Sessions of a group show the same pane.
+        "session": "+".join(sorted({session for session, _, _ in known})) or None,
+        "created": min((created for _, created, _ in known if created), default=None),
+        "attached": any(attached for _, _, attached in known),
+    }
 
 
 def _is_server(process):
     """
-    Whether a process is a tmux server.
+    Whether a process is a tmux server, which has no terminal.
 
-    A server calls itself "tmux: server", or by the name of the link through which it was started. Before 2.2, it has
-    the name of a client, but no terminal.
+    It calls itself "tmux: server", or by the name of the link through which it was started, of which a long one leaves
+    no room for the rest; before 2.2 by the name of a client. Any program can call itself so, but only tmux is asked.
     """
-    return ": server" in process["name"] or (process["name"] == "tmux" and not process["terminal"])
+    own, colon, kind = process["name"].partition(":")
+    if process["terminal"] or not (colon or own == "tmux") or not "server".startswith(kind.strip()):
+        return False
+    try:
+        program = os.path.basename(os.readlink(f"/proc/{process['pid']}/exe"))
+    except OSError:
+        program = own
+    return "tmux" in program
 
 
 def _names(server, user, timeout):
@@ -121,8 +109,12 @@ def _names(server, user, timeout):
         return {}
     if timeout <= 0:
         raise CommandExecutionError("not asked, because other servers took too long to answer")
+    # The server's own program, wherever that is, and also if an upgrade has removed it: it may understand no other.
+    program = f"/proc/{server}/exe"
+    with contextlib.suppress(OSError):
+        program = os.path.realpath(program, strict=True)
     # Without -u, and in a C locale, tmux prints "_" for tabs and for all that is not ASCII.
-    command = ["tmux", "-u", "-S", path, "list-panes", "-a", "-F", FORMAT]
+    command = [program, "-u", "-S", path, "list-panes", "-a", "-F", FORMAT]
     answer = __salt__["proctable.run"](command, user, timeout=timeout)
     panes = collections.defaultdict(list)
     for line in answer["stdout"].splitlines():
@@ -167,20 +159,18 @@ def _socket(server, user):
     return None
 
 
-def probe(users=None, idle_shells="ignore", timeout=5):
+def probe(users=None, idle_shells="ignore", timeout=5, ignore=()):
     """
     Tell :py:func:`busy.check <busy.check>` what works in tmux sessions. Each job is a blocker.
 
-    users
-        A list of user names. Default: all users.
+    users, timeout, ignore
+        As for :py:func:`sessions`.
 
     idle_shells
         ``ignore`` (default): a pane whose shells are all at their prompts is information. ``block``: it is a blocker.
 
-    timeout
-        A duration: how long to wait for the answer of each server. Default: 5 seconds.
-
-    Returns the three lists of a probe: see the module ``busy``. A server that could not be asked is unknown.
+    Returns the three lists of a probe: see the module ``busy``. Nothing is unknown: if a server does not tell the
+    names of its sessions, its work is seen without them, and the reason is information.
 
     Raises SaltInvocationError if a setting is wrong or a user does not exist, and CommandExecutionError if other
     users' processes cannot be seen.
@@ -191,5 +181,9 @@ def probe(users=None, idle_shells="ignore", timeout=5):
 
         salt-call tmux.probe idle_shells=block
     """
-    panes, unknowns = _look(users, timeout)
-    return __salt__["terminals.session_answer"](panes, idle_shells, unknowns)
+    found, nameless = _look(users, timeout, ignore)
+    answer = __salt__["terminals.answer"](found, idle_shells)
+    for server, (user, why) in nameless.items():
+        what = f"the sessions of {user}'s tmux server (process {server}) have no names here: {why}"
+        answer["info"].append({"id": f"{user}:{server}", "user": user, "what": what})
+    return answer

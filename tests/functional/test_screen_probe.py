@@ -21,7 +21,7 @@ def test_a_command_in_a_session_blocks_and_tells_session_and_user(probe, screen_
         return blocker if blocker["what"] == "ana-import-data: sleep 7777" else None
 
     blocker = until(seen, what="the command to run")
-    assert blocker["id"].startswith(f"{user}:ana-import-data:")
+    assert blocker["id"].startswith(f"{user}:")
     assert blocker["user"] == user
     assert blocker["ask"] == f"ana-import-data ({user})"
 
@@ -38,7 +38,7 @@ def test_a_shell_at_its_prompt_is_information_or_blocks_if_told_to(probe, screen
 
 def test_sessions_of_everybody_are_found_and_mistakes_named(probe, screen_session, users):
     session = screen_session("ben", "ben-work", "sleep", "7777")
-    until(lambda: any("ben-work" in one["id"] for one in probe()["blockers"]), what="the session")
+    until(lambda: any("ben-work" in one["what"] for one in probe()["blockers"]), what="the session")
 
     assert probe(users=[users("ana").name])["blockers"] == []
     assert session.pid

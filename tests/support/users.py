@@ -133,7 +133,7 @@ class Session:
     def prompt(self):
         """Wait until the shell in its tmux pane shows its prompt (again): what its start runs is over then."""
         shown = lambda: self.tmux("capture-pane", "-p", "-t", f"={self.name}:").rstrip()  # noqa: E731
-        wait.until(lambda: shown().endswith("$"), what=f"the prompt in {self.name}")
+        wait.until(lambda: shown().endswith(("$", "#")), what=f"the prompt in {self.name}")
         return self
 
     def end(self):
