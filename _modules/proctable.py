@@ -77,14 +77,14 @@ def checked(settings, known, prefix=""):
         A dictionary.
 
     known
-        A dictionary of all keys that may be set, each with the kind of its value: ``text``, ``boolean``, ``duration``,
-        or None for any.
+        A dictionary of all keys that may be set, each with the kind of its value: ``text``, ``port``, ``boolean`` or
+        ``duration``.
 
     prefix
         The path of the settings, such as ``patterns.1.``, for the error message.
 
-    Raises SaltInvocationError for an unknown key, or a value of another kind. Values that may be secret are not in
-    the message.
+    Raises SaltInvocationError for an unknown key, or a value that is empty or of another kind. Values that may be
+    secret are not in the message.
 
     CLI Example:
 
@@ -98,12 +98,17 @@ def checked(settings, known, prefix=""):
     for key, value in settings.items():
         if key not in known:
             raise SaltInvocationError(f"{prefix}{key}: no such key; known are: {', '.join(sorted(known))}")
+        # Empty is what a template leaves that found nothing. It would ask of nothing, or of something else.
+        if value is None or (isinstance(value, str) and not value.strip()):
+            raise SaltInvocationError(f"{prefix}{key}: is empty; fill it in, or leave it out")
         if known[key] == "duration":
             found[key] = seconds(value, f"{prefix}{key}")
         elif known[key] == "boolean" and not isinstance(value, bool):
             raise SaltInvocationError(f"{prefix}{key}: {value!r} is not true or false")
         elif known[key] == "text" and not isinstance(value, str):
             raise SaltInvocationError(f"{prefix}{key}: must be text; put a number in quotes")
+        elif known[key] == "port" and not (re.fullmatch(r"\d{1,5}", str(value), re.ASCII) and 0 < int(value) < 65536):
+            raise SaltInvocationError(f"{prefix}{key}: {value!r} is not the number of a port")
     return found
 
 
@@ -413,7 +418,8 @@ def sockets(pid, kind="unix"):
         The process id.
 
     kind
-        ``unix`` (default) for the paths of its Unix sockets, ``tcp`` for the ports where it listens.
+        ``unix`` (default) for the paths of its Unix sockets, ``tcp`` for the addresses and ports where it listens in
+        this network (not in a container's own).
 
     Returns a sorted list, which is empty if the process has ended; None if it does not let us look.
 
@@ -424,16 +430,18 @@ def sockets(pid, kind="unix"):
         salt-call proctable.sockets 1234 tcp
     """
     try:
+        if kind == "tcp" and not os.path.samefile(f"/proc/{pid}/ns/net", "/proc/self/ns/net"):
+            return []
         process = psutil.Process(pid)
         # psutil 6 has renamed connections().
         connections = process.net_connections if hasattr(process, "net_connections") else process.connections
         found = connections(kind=kind)
-    except psutil.NoSuchProcess:
+    except (psutil.NoSuchProcess, FileNotFoundError):
         return []
     except (psutil.Error, OSError):
         return None
     if kind == "tcp":
-        return sorted({one.laddr.port for one in found if one.status == psutil.CONN_LISTEN})
+        return sorted([*one.laddr] for one in found if one.status == psutil.CONN_LISTEN)
     return sorted({one.laddr for one in found if str(one.laddr).startswith("/")})
 
 

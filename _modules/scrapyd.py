@@ -21,12 +21,15 @@ run.
 Idle means: HTTP 200, a JSON object whose ``status`` is ``ok``, ``running`` and ``pending`` both 0, and no crawl
 process. Pending jobs count, because nothing runs for up to ``poll_interval`` between two jobs. Scrapyd (measured on
 1.2.1, 1.4.3 and 1.6.0) answers HTTP 200 to an unknown project, and HTTP 200 with an HTML traceback in debug mode.
-After a restart, it does not know the spiders that it started before and that still run.
+After a restart, it does not know the spiders that it started before and that still run. It takes any ``jobid``, even
+that of such a spider, or of a job that is still pending: so a job's process is known by its number, not by its job.
 """
 
 import base64
+import collections
 import contextlib
 import datetime
+import hashlib
 import http.client
 import json
 import os
@@ -34,20 +37,20 @@ import re
 import socket
 import ssl
 import threading
+import time
 import typing
 import urllib.parse
+import uuid
 
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 DEFAULT = "http://127.0.0.1:6800"
 PORTS = {"http": 80, "https": 443}
-SETTINGS = {
-    **dict.fromkeys(("url", "username", "password", "ca_file"), "text"),
-    "name": None,
-    "timeout": "duration",
-}
+SETTINGS = {**dict.fromkeys(("url", "username", "password", "ca_file", "name"), "text"), "timeout": "duration"}
 # Room for the list of some 70,000 finished jobs (230 bytes each), which Scrapyd sends along.
 LIMIT = 16 * 1024 * 1024
+DAY = 86400
+UUID_EPOCH = -12219292800  # 1582-10-15, in seconds since the epoch: the zero of a UUID's time
 CRAWLS = {"crawl", "crawlall", "runspider"}
 # These commands of Scrapy end in a moment and crawl nothing. Any other one may crawl, also a project's own.
 HARMLESS = {"edit", "genspider", "list", "settings", "startproject", "version"}
@@ -68,8 +71,16 @@ class _Instance(typing.NamedTuple):
 
 def _instances(instances, settings):
     """The configured instances, checked, as a list."""
-    found = __salt__["proctable.instances"](instances, settings, SETTINGS)
-    return [_instance(prefix, one) for prefix, one in found]
+    taken, found = set(), []
+    for prefix, own in __salt__["proctable.instances"](instances, settings, SETTINGS):
+        one = _instance(prefix, own)
+        # To ask one Scrapyd twice would double its jobs; of two with one name, the jobs could not be told apart.
+        for key, value in (("url", one.place), ("name", one.name)):
+            if value and (key, value) in taken:
+                raise SaltInvocationError(f"{prefix}{key}: another instance has the same")
+            taken.add((key, value))
+        found.append(one)
+    return found
 
 
 def _instance(prefix, settings):
@@ -122,7 +133,7 @@ def _chosen(url):
 
 def _get(instance, resource, **query):
     """
-    One answer of Scrapyd, which must be a JSON object whose status is "ok".
+    One answer of Scrapyd, which must be a JSON object whose status is "ok"; and where it listens, see _places().
 
     http.client follows no redirect and reads no proxy from the environment. Its time-outs are for single reads. The
     alarm limits the whole answer, even if it comes byte by byte.
@@ -136,6 +147,7 @@ def _get(instance, resource, **query):
     place, late = instance.place, threading.Event()
     try:
         connection.connect()
+        places = _places(connection.sock)
         with _alarm(instance.timeout, connection.sock, late):
             connection.request("GET", path, headers=instance.headers)
             response = connection.getresponse()
@@ -163,7 +175,17 @@ def _get(instance, resource, **query):
     if answer.get("status") != "ok":
         message = str(answer.get("message", "an error"))[:100]
         raise CommandExecutionError(f"{place} answered {message!r} to {resource}.json")
-    return answer
+    return answer, places
+
+
+def _places(line):
+    """
+    The addresses at which the program at the other end may listen, if that is on this machine; else none.
+
+    Whoever asks an address of this machine comes from the same address.
+    """
+    (ours, *_), (theirs, port, *_) = line.getsockname(), line.getpeername()
+    return [[address, port] for address in (theirs, "::" if ":" in theirs else "0.0.0.0")] if ours == theirs else []
 
 
 @contextlib.contextmanager
@@ -192,17 +214,17 @@ def _reason(error):
 
 
 def _counts(instance):
-    """The numbers of running and pending jobs, and the node's name. Quick, however many jobs have finished."""
-    answer = _get(instance, "daemonstatus")
+    """The numbers of running and pending jobs, the node's name, and _places(). Quick with any number of old jobs."""
+    answer, places = _get(instance, "daemonstatus")
     counts = {key: answer.get(key) for key in ("running", "pending")}
     if not all(isinstance(count, int) and not isinstance(count, bool) and count >= 0 for count in counts.values()):
         raise CommandExecutionError(f"{instance.place} did not say how many jobs are running and pending")
-    return counts, str(answer.get("node_name", ""))
+    return counts, str(answer.get("node_name", "")), places
 
 
 def _listjobs(instance, project=None):
     """The running and pending jobs of one list, checked."""
-    answer = _get(instance, "listjobs", **({"project": project} if project else {}))
+    answer, _ = _get(instance, "listjobs", **({"project": project} if project else {}))
     jobs = []
     for state in ("running", "pending"):
         rows = answer.get(state)
@@ -215,8 +237,15 @@ def _listjobs(instance, project=None):
             pid = row.get("pid") if isinstance(row.get("pid"), int) else None
             arguments = row.get("args") if isinstance(row.get("args"), dict) else {}
             since = _epoch(row.get("start_time"))
-            jobs.append({**job, "state": state, "pid": pid, "since": since, "note": _text(arguments.get("note"))})
+            job.update(state=state, pid=pid, since=since, note=_text(arguments.get("note")), row=_checksum(row))
+            jobs.append(job)
     return jobs
+
+
+def _checksum(row):
+    """What tells a job from others with its id: where and when it runs, or with what it is to start."""
+    telling = [row.get(key) for key in ("pid", "start_time", "version", "settings", "args")]
+    return hashlib.sha256(json.dumps(telling, sort_keys=True).encode()).hexdigest()[:8]
 
 
 def _jobs(instance):
@@ -225,7 +254,7 @@ def _jobs(instance):
         return _listjobs(instance)
     except CommandExecutionError:
         # Before 1.3, Scrapyd lists the jobs of one project at a time, and otherwise answers an error.
-        projects = _get(instance, "listprojects").get("projects")
+        projects = _get(instance, "listprojects")[0].get("projects")
         if not isinstance(projects, list):
             raise
         return [job for project in projects for job in _listjobs(instance, str(project))]
@@ -251,13 +280,22 @@ def _crawls():
     """
     found = {}
     for process in __salt__["proctable.listing"](commands=True):
-        crawl, pid = _crawl(process["argv"]), process["pid"]
+        crawl, pid = None if process["asking"] else _crawl(process["argv"]), process["pid"]
         user = __salt__["proctable.owner"](pid) if crawl else None
         if user is not None:
-            project = __salt__["proctable.getenv"](pid, "SCRAPY_PROJECT") or "-"
-            more = {"project": project, "pid": pid, "parent": process["ppid"], "since": process["since"]}
-            found[pid] = {**crawl, **more, "user": user}
-    return [crawl for crawl in found.values() if crawl["parent"] not in found]
+            crawl["project"] = __salt__["proctable.getenv"](pid, "SCRAPY_PROJECT") or "-"
+            crawl["pids"] = _numbers(pid)
+            found[pid] = {**crawl, "user": user, **{key: process[key] for key in ("pid", "ppid", "mark", "since")}}
+    return [crawl for crawl in found.values() if crawl["ppid"] not in found]
+
+
+def _numbers(pid):
+    """The ids of a process: here, and as the Scrapyd of a container sees it."""
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as status:
+            return [int(number) for line in status if line.startswith("NSpid:") for number in line.split()[1:]]
+    except OSError:
+        return [pid]
 
 
 def _crawl(argv):
@@ -279,7 +317,7 @@ def _crawl(argv):
             key, _, value = word.partition("=")
             options[key] = value
         elif spider is None and not word.startswith("-") and not _takes_value(before):
-            spider = os.path.basename(word)
+            spider = os.path.basename(word) if command == "runspider" else word
     return {"spider": spider or command, "id": options.get("_job"), "note": _text(options.get("note"))}
 
 
@@ -317,7 +355,7 @@ def status(url=None):
 
         salt-call scrapyd.status
     """
-    counts, node = _counts(_chosen(url))
+    counts, node, _ = _counts(_chosen(url))
     return {**counts, "idle": not any(counts.values()), "node_name": node}
 
 
@@ -340,31 +378,36 @@ def jobs(url=None):
 
         salt-call scrapyd.jobs
     """
-    return _jobs(_chosen(url))
+    return [{key: value for key, value in job.items() if key != "row"} for job in _jobs(_chosen(url))]
 
 
-def _jobs_by_process(instance, counts, crawls):
+def _starters(crawls, instances):
+    """The processes that started crawls and are Scrapyds that have answered: {pid: the number of the instance}."""
+    found = {}
+    for pid in {crawl["ppid"] for crawl in crawls}:
+        listening = __salt__["proctable.sockets"](pid, "tcp") or ()
+        for number, (_, _, places) in enumerate(instances):
+            if any(place in places for place in listening):
+                found.setdefault(pid, number)
+    return found
+
+
+def _jobs_by_process(counts, started):
     """
-    The jobs of an instance, if the processes show them all; else none. Scrapyd's list brings all finished jobs along.
+    The jobs of an instance, if its processes show them all; else none. Scrapyd's list brings all finished jobs along.
 
-    The processes show all jobs if nothing is pending, and if the process that listens at the instance's address has
-    started as many crawls as the instance counts.
+    The processes show all jobs if nothing is pending, and if there are as many as the instance counts.
     """
-    if counts["pending"] or instance.host not in ("127.0.0.1", "::1", "localhost"):
+    named = [crawl for crawl in started if crawl["id"] and crawl["project"] != "-"]
+    if counts["pending"] or len(named) != counts["running"]:
         return []
-    named = [crawl for crawl in crawls if crawl["id"] and crawl["project"] != "-"]
-    for parent in {crawl["parent"] for crawl in named}:
-        children = [crawl for crawl in named if crawl["parent"] == parent]
-        ports = __salt__["proctable.sockets"](parent, "tcp") if len(children) == counts["running"] else None
-        if instance.port in (ports or ()):
-            return [{**crawl, "state": "running"} for crawl in children]
-    return []
+    return [{**crawl, "state": "running"} for crawl in named]
 
 
 def _all_jobs(instance):
     """The listed jobs of an instance, if there are as many as it counts."""
     for _ in range(3):  # a job may start or end between the two questions
-        counts, _ = _counts(instance)
+        counts, *_ = _counts(instance)
         expected = sum(counts.values())
         found = _jobs(instance) if expected else []
         if len(found) >= expected:
@@ -374,21 +417,65 @@ def _all_jobs(instance):
     )
 
 
-def _blocker(job, name, user, ask):
-    """A job of Scrapyd, or a crawl, as a blocker. A job has the same id in Scrapyd's list and as a process."""
-    identity = job["id"] or str(job["pid"])
-    if re.fullmatch("[0-9a-f]{12}1[0-9a-f]{3}[89ab][0-9a-f]{15}", identity):
-        identity = identity[:6]  # Scrapyd's own ids are UUIDs; their first digits change fastest
-    elif job["id"] and job["pid"]:
-        identity += f".{job['pid']}"  # somebody chose this id, and may choose it again for another job
+def _process_of(job, crawls):
+    """
+    The process of a job that Scrapyd lists as running; an empty dictionary if it is not here.
+
+    The job's id alone would not do: somebody may have chosen it, and it may be that of an orphan, or of another
+    Scrapyd's job.
+    """
+    for crawl in crawls:
+        if job["state"] == "running" and job["pid"] in crawl["pids"] and crawl["id"] in (None, job["id"]):
+            return crawl
+    return {}
+
+
+def _is_scrapyds_own(identity):
+    """Whether Scrapyd itself made the id of a job: a UUID of the moment, version 1. People choose other ones."""
+    if not re.fullmatch("[0-9a-f]{12}1[0-9a-f]{3}[89ab][0-9a-f]{15}", identity or ""):
+        return False
+    # A checksum may have the form of a UUID, but then hardly a time in the last year.
+    made = uuid.UUID(identity).time / 10**7 + UUID_EPOCH
+    return -366 * DAY < made - time.time() < DAY
+
+
+def _ids(jobs):
+    """
+    An id for each job, none of which is another job's, now or later.
+
+    Scrapyd's own id is enough, pending or running. Somebody may use a chosen one again: the job's process tells which
+    one it is; without a process here, what Scrapyd says of the job. Two jobs of which even that is the same are
+    counted: once there are more, or fewer, nobody can say which of them is which.
+    """
+    uses = collections.Counter(job["id"] for job in jobs)
+    ids = []
+    for job in jobs:
+        words, place = [job["project"], job["spider"]], job["name"]
+        if uses[job["id"]] == 1 and _is_scrapyds_own(job["id"]):
+            words.append(job["id"][:6])  # the first digits change fastest
+        else:
+            words += filter(None, (job["id"], job["mark"] or job["row"]))
+            place = place or (None if job["mark"] else job["place"])
+        # Quoted, because a spider's name, or a chosen id, may hold any character, and also those between the words.
+        whole = ":".join(urllib.parse.quote(word, safe="") for word in words)
+        ids.append(f"{urllib.parse.quote(place, safe=':')}/{whole}" if place else whole)
+    times, seen = collections.Counter(ids), collections.Counter()
+    for number, whole in enumerate(ids):
+        seen[whole] += 1
+        if times[whole] > 1:
+            ids[number] = f"{whole}:{seen[whole]}of{times[whole]}"
+    return ids
+
+
+def _blocker(job, identity):
     states = {"running": "is running", "pending": "is pending", "process": "runs outside of Scrapyd"}
     return {
-        "id": (f"{name}/" if name else "") + f"{job['project']}:{job['spider']}:{identity}",
-        "user": user,
+        "id": identity,
+        "user": job["user"],
         "what": f"{job['project']}/{job['spider']} {states[job['state']]}"
         + (f": {job['note']}" if job["note"] else ""),
         "since": job["since"],
-        "ask": job["note"] or ask,
+        "ask": job["note"] or (job["user"] if job["state"] == "process" else None),
         "state": job["state"],
     }
 
@@ -407,7 +494,7 @@ def probe(instances=None, crawls=True, **instance):
         ca_file
             A file with the certificates to trust for https. Default: those that the system trusts.
         name
-            The beginning of its jobs' ids. Needed if several instances have the same project.
+            The beginning of its jobs' ids. Default: nothing, or the address where an id would not be its own.
         timeout
             A duration: the limit for each whole answer. Default: 5 seconds.
 
@@ -426,36 +513,39 @@ def probe(instances=None, crawls=True, **instance):
     """
     __salt__["proctable.checked"]({"crawls": crawls}, {"crawls": "boolean"})
     answer = {"blockers": [], "unknowns": [], "info": []}
-    with_jobs = []
+    busy = []
     for one in _instances(instances, instance):
         try:
-            counts, _ = _counts(one)
+            counts, _, places = _counts(one)
         except CommandExecutionError as error:
             answer["unknowns"].append({"why": str(error)})
             continue
         if any(counts.values()):
-            with_jobs.append((one, counts))
+            busy.append((one, counts, places))
     try:
-        processes = _crawls() if crawls else []
+        left = _crawls() if crawls else []
     except CommandExecutionError as error:
-        processes = []
+        left = []
         answer["unknowns"].append({"why": str(error)})
-    by_job = {crawl["id"]: crawl for crawl in processes if crawl["id"]}
-    by_pid = {crawl["pid"]: crawl for crawl in processes if not crawl["id"]}
-    listed = set()
-    for one, counts in with_jobs:
+    starters, found = _starters(left, busy), []
+    for number, (one, counts, _) in enumerate(busy):
+        # What is not known to be another instance's may be this one's.
+        possible = [crawl for crawl in left if starters.get(crawl["ppid"], number) == number]
         try:
-            found = _jobs_by_process(one, counts, processes) or _all_jobs(one)
+            listed = _jobs_by_process(counts, [crawl for crawl in possible if crawl["ppid"] in starters]) or _all_jobs(
+                one
+            )
         except CommandExecutionError as error:
             answer["unknowns"].append({"why": str(error)})
             continue
-        for job in found:
+        for job in listed:
+            crawl = _process_of(job, possible)
+            for crawls_left in (left, possible) if crawl else ():
+                crawls_left.remove(crawl)
             # Only its process's arguments say who started a running job.
-            crawl = by_job.get(job["id"]) or (by_pid.get(job["pid"]) if job["state"] == "running" else None) or {}
-            listed.add(crawl.get("pid"))
             job["note"] = job["note"] or crawl.get("note")
-            answer["blockers"].append(_blocker(job, one.name, crawl.get("user"), ask=None))
-    for crawl in processes:
-        if crawl["pid"] not in listed:
-            answer["blockers"].append(_blocker({**crawl, "state": "process"}, None, crawl["user"], ask=crawl["user"]))
+            job.update(name=one.name, place=one.place, **{key: crawl.get(key) for key in ("mark", "user")})
+            found.append(job)
+    found += [{**crawl, "state": "process", "name": None} for crawl in left]
+    answer["blockers"] = list(map(_blocker, found, _ids(found)))
     return answer

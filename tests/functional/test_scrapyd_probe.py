@@ -3,6 +3,7 @@
 import http.server
 import json
 import os
+import re
 import signal
 import socketserver
 import ssl
@@ -111,7 +112,7 @@ def test_a_crawl_of_crons_is_found(probe, scrapyd, tmp_path):
         crawl.kill()
         crawl.wait()
 
-    assert blocker["id"] == f"-:nightly:{crawl.pid}"
+    assert re.fullmatch(rf"-:nightly:{crawl.pid}\.\d+", blocker["id"])
     assert blocker["ask"] == "From cron"
     assert "s3" not in json.dumps(blocker)
 
@@ -302,15 +303,83 @@ def test_what_runs_is_known_without_the_list_that_brings_along_all_finished_jobs
 
 
 def test_a_job_whose_id_somebody_chose_is_another_one_when_it_comes_again(probe, scrapyd):
-    ids = []
+    found = {True: [], False: []}
     for _ in range(2):
-        job = scrapyd.schedule(jobid="nightly")
-        scrapyd.running(job)
-        for crawls in (True, False):
-            ids += [one["id"] for one in probe(url=scrapyd.url, crawls=crawls)["blockers"]]
+        scrapyd.running(scrapyd.schedule(jobid="nightly"))
+        for crawls, ids in found.items():
+            for _ in range(2):
+                ids += [one["id"] for one in probe(url=scrapyd.url, crawls=crawls)["blockers"]]
         scrapyd.finish()
 
-    assert ids[0] == ids[1] != ids[2] == ids[3]
+    for ids in found.values():
+        assert ids[0] == ids[1] != ids[2] == ids[3]
+
+
+def test_consent_to_a_pending_job_covers_it_when_it_runs_unless_somebody_chose_its_id(probe, scrapyd):
+    first = [scrapyd.running()["id"] for _ in range(2)]
+    own, chosen = scrapyd.schedule(), scrapyd.schedule(jobid="nightly")
+    pending = {one["id"] for one in probe(url=scrapyd.url)["blockers"] if one["state"] == "pending"}
+    for job in first:
+        os.kill(scrapyd.running(job)["pid"], signal.SIGKILL)
+    for job in (own, chosen):
+        scrapyd.running(job)
+
+    running = {one["id"] for one in probe(url=scrapyd.url)["blockers"]}
+
+    assert pending & running == {f"kingfisher:collect:{own[:6]}"}
+    assert len(pending | running) == 3
+
+
+@pytest.mark.parametrize("reused", ["nightly", None])
+def test_an_orphan_and_a_pending_job_with_its_id_are_two_things(probe, scrapyd_factory, reused):
+    """Somebody chooses an id that was chosen before, or that Scrapyd made for another job."""
+    scrapyd = scrapyd_factory(max_proc=1)
+    job = scrapyd.schedule(**({"jobid": reused} if reused else {}))
+    orphan = scrapyd.running(job)["pid"]
+    (before,) = probe(url=scrapyd.url)["blockers"]
+    filler = scrapyd.schedule()
+    scrapyd.schedule(jobid=job)
+    scrapyd.kill()
+    scrapyd.start()
+    scrapyd.running(filler)
+    try:
+        looks = [probe(url=scrapyd.url) for _ in range(2)]
+        assert looks[0] == looks[1]
+        assert looks[0]["unknowns"] == []
+        found = {one["state"]: one for one in looks[0]["blockers"] if filler[:6] not in one["id"]}
+        assert sorted(found) == ["pending", "process"]
+        assert found["pending"]["id"] not in (before["id"], found["process"]["id"])
+        assert f":{orphan}." in found["process"]["id"]
+        if reused:
+            assert found["process"]["id"] == before["id"]
+    finally:
+        os.kill(orphan, signal.SIGKILL)
+        scrapyd.finish()
+
+
+@pytest.mark.parametrize("named", [True, False])
+@pytest.mark.parametrize("pending", [True, False])
+def test_jobs_with_one_id_on_two_scrapyds_are_two_things(probe, scrapyd, scrapyd_factory, named, pending):
+    other = scrapyd_factory(max_proc=1 if pending else 2)
+    pids = {one: one.running(one.schedule(jobid="nightly", note=one.url))["pid"] for one in (scrapyd, other)}
+    if pending:  # with the same id once more
+        other.schedule(jobid="nightly")
+    instances = [{"url": scrapyd.url}, {"url": other.url, **({"name": "second"} if named else {})}]
+
+    looks = [probe(instances=order) for order in (instances, instances, instances[::-1])]
+    other.finish()
+
+    assert [look["unknowns"] for look in looks] == [[], [], []]
+    blockers = [sorted(look["blockers"], key=lambda one: one["id"]) for look in looks]
+    assert blockers[0] == blockers[1] == blockers[2]
+    running = {one["ask"]: one["id"] for one in blockers[0] if one["state"] == "running"}
+    assert set(running) == {scrapyd.url, other.url}  # each with the note of its own process
+    for one, pid in pids.items():
+        prefix = "second/" if named and one is other else ""
+        assert re.fullmatch(rf"{prefix}kingfisher:collect:nightly:{pid}\.\d+", running[one.url])
+    waiting = [one["id"] for one in blockers[0] if one["state"] == "pending"]
+    assert len(waiting) == (1 if pending else 0)
+    assert all(one.startswith("second/" if named else other.url.removeprefix("http://") + "/") for one in waiting)
 
 
 @pytest.mark.parametrize(
@@ -336,7 +405,7 @@ def test_every_command_of_scrapy_that_may_crawl_is_found(probe, tmp_path, words,
         crawl.kill()
         crawl.wait()
 
-    mine = [one["id"] for one in blockers if one["id"].endswith(f":{crawl.pid}")]
+    mine = [one["id"].rpartition(".")[0] for one in blockers if f":{crawl.pid}." in one["id"]]
     assert mine == ([f"-:{spider}:{crawl.pid}"] if spider else [])
 
 
@@ -345,12 +414,12 @@ def test_an_orphan_of_another_runner_than_scrapyds_own_is_found(probe, tmp_path)
     command = [sys.executable, "runner.py", "crawl", "nightly", "-a", "note=Ana", "-a", "_job=nightly-7"]
     crawl = subprocess.Popen(command, cwd=tmp_path)
     try:
-        found = {one["id"]: one["ask"] for one in probe(url=NOWHERE)["blockers"]}
+        found = {one["id"].rpartition(".")[0]: one["ask"] for one in probe(url=NOWHERE)["blockers"]}
     finally:
         crawl.kill()
         crawl.wait()
 
-    assert found[f"-:nightly:nightly-7.{crawl.pid}"] == "Ana"
+    assert found[f"-:nightly:nightly-7:{crawl.pid}"] == "Ana"
 
 
 def test_scrapyd_behind_a_path_and_a_certificate_of_its_own(probe, fake, tmp_path):
@@ -370,24 +439,119 @@ def test_scrapyd_behind_a_path_and_a_certificate_of_its_own(probe, fake, tmp_pat
         probe(url=url, ca_file="/nonexistent.pem")
 
 
-def test_a_job_without_a_process_here_is_taken_from_the_list(probe, fake, tmp_path):
-    """The fake Scrapyd counts two jobs, and the process that listens there, which is this test, has one crawl."""
-    jobs = [{"id": name, "project": "kingfisher", "spider": "collect"} for name in ("one", "two")]
-    fake["/daemonstatus.json"] = (200, {**OK, "running": 2, "pending": 0})
-    fake["/listjobs.json"] = (200, {**OK, "running": jobs, "pending": []})
+@pytest.fixture
+def crawls(tmp_path):
+    """``crawls(id, project)``: the process of a crawl, started by this test, as by a Scrapyd that listens here."""
     (tmp_path / "runner.py").write_text("import time; time.sleep(7777)")
-    crawl = subprocess.Popen(
-        [sys.executable, "runner.py", "crawl", "collect", "-a", "_job=one"],
-        cwd=tmp_path,
-        env={**os.environ, "SCRAPY_PROJECT": "kingfisher"},
-    )
-    try:
-        ids = {one["id"] for one in probe(url=fake["url"])["blockers"]}
-    finally:
+    started = []
+
+    def start(identity, project="kingfisher"):
+        command = [sys.executable, "runner.py", "crawl", "collect", "-a", f"_job={identity}"]
+        environment = {**os.environ, "SCRAPY_PROJECT": project}
+        started.append(subprocess.Popen(command, cwd=tmp_path, env=environment))
+        return started[-1].pid
+
+    yield start
+    for crawl in started:
         crawl.kill()
         crawl.wait()
 
-    assert {"kingfisher:collect:one", "kingfisher:collect:two"} <= ids
+
+@pytest.fixture
+def says(fake):
+    """``says(running, pending)``: from now on, the fake Scrapyd says that it has these jobs."""
+
+    def says(running=(), pending=()):
+        counts = {"running": len(running), "pending": len(pending)}
+        fake["/daemonstatus.json"] = (200, {**OK, **counts})
+        fake["/listjobs.json"] = (200, {**OK, "running": list(running), "pending": list(pending)})
+
+    return says
+
+
+def a_job(identity, pid=None, **more):
+    return {"id": identity, "project": "kingfisher", "spider": "collect", **({"pid": pid} if pid else {}), **more}
+
+
+def test_a_job_whose_process_is_not_seen_is_taken_from_the_list_and_no_other_crawl_for_it(probe, fake, says, crawls):
+    """The fake Scrapyd counts two jobs, and the process that listens there, which is this test, has one crawl."""
+    pid = crawls("one")
+    says(running=[a_job("one", 4194304, start_time="2026-11-30 10:00:00.5"), a_job("two")])
+
+    blockers = probe(url=fake["url"])["blockers"]
+
+    place = fake["url"].removeprefix("http://")
+    mine = [(one["state"], one["id"]) for one in blockers if ":collect:" in one["id"]]
+    assert [state for state, _ in mine] == ["running", "running", "process"]
+    assert re.fullmatch(rf"{place}/kingfisher:collect:one:\w+", mine[0][1])
+    assert re.fullmatch(rf"{place}/kingfisher:collect:two:\w+", mine[1][1])
+    assert mine[2][1].startswith(f"kingfisher:collect:one:{pid}.")
+    again = a_job("one", 4194304, start_time="2026-11-30 11:00:00.5")  # whatever the process id, another start
+    says(running=[again, a_job("two")])
+    later = {one["id"] for one in probe(url=fake["url"])["blockers"]}
+    assert mine[0][1] not in later
+    assert mine[1][1] in later
+
+
+def test_a_job_in_a_container_is_listed_once_though_its_scrapyd_sees_other_process_ids(probe, fake, says, tmp_path):
+    (tmp_path / "runner.py").write_text("import time; time.sleep(7777)")
+    command = f"exec {sys.executable} runner.py crawl collect -a _job=nightly"
+    inside = ["unshare", "--pid", "--fork", "--kill-child", "sh", "-c", command]
+    container = subprocess.Popen(inside, cwd=tmp_path, env={**os.environ, "SCRAPY_PROJECT": "kingfisher"})
+    try:
+        crawl = until(lambda: psutil.Process(container.pid).children(), what="the container")[0]
+        until(lambda: "crawl" in crawl.cmdline(), what="the crawl")
+        says([a_job("nightly", 1)])
+        ids = [one["id"].rpartition(".")[0] for one in probe(url=fake["url"])["blockers"] if "nightly" in one["id"]]
+    finally:
+        container.kill()
+        container.wait()
+
+    assert ids == [f"kingfisher:collect:nightly:{crawl.pid}"]
+
+
+def test_jobs_with_one_id_in_several_projects_are_several_things(probe, fake, says, crawls):
+    pids = {name: crawls("nightly", name) for name in ("a", "b", "a:collect")}
+    jobs = [a_job("nightly", pid, project=project) for project, pid in pids.items()]
+    for pending in ([], [a_job("nightly", project="a")]):  # known by the processes, and by the list
+        says(jobs, pending)
+        blockers = probe(url=fake["url"], crawls=True)["blockers"]
+        running = [one["id"].rpartition(".")[0] for one in blockers if one["state"] == "running"]
+        assert running == [f"{name}:collect:nightly:{pids[name]}" for name in ("a", "b")] + [
+            f"a%3Acollect:collect:nightly:{pids['a:collect']}"
+        ]
+        assert len({one["id"] for one in blockers}) == len(blockers)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"),
+    [
+        ("*", "%2A"),
+        ("a b/c*:d?[e]", "a%20b%2Fc%2A%3Ad%3F%5Be%5D"),
+        ("2026113012001000800000000000000a", None),  # in the form of a UUID, but of no time at which Scrapyd was there
+        ("6487ec", None),
+    ],
+)
+def test_a_chosen_id_is_never_more_than_itself(checkout, tmp_path, fake, says, crawls, chosen, shown):
+    check = minion.functions(checkout, tmp_path, {"scrapyd": {"url": fake["url"]}})["busy.check"]
+    for _ in range(2):
+        pid = crawls(chosen)
+        says([a_job(chosen, pid)])
+        ids = [one["id"] for one in check()["blockers"] if f":{pid}." in one["id"]]
+        assert len(ids) == 1
+        assert re.fullmatch(rf"kingfisher-main/scrapyd/kingfisher:collect:{shown or chosen}:{pid}\.\d+", ids[0])
+
+
+def test_pending_jobs_that_nothing_tells_apart_are_counted(probe, fake, says):
+    def ids():
+        return [one["id"].rpartition("/")[2] for one in probe(url=fake["url"], crawls=False)["blockers"]]
+
+    says(pending=[a_job("nightly"), a_job("nightly", args={"note": "Ben"}), a_job("nightly")])
+    first, ben, second = ids()
+    assert ben.count(":") == 3
+    assert [first[-5:], second[-5:]] == [":1of2", ":2of2"]
+    says(pending=[a_job("nightly", args={"note": "Ben"}), a_job("nightly")])  # nobody knows which of the two is left
+    assert ids() == [ben, first.removesuffix(":1of2")]
 
 
 def test_jobs_that_are_counted_but_not_listed_are_unknown(probe, fake):
@@ -410,6 +574,16 @@ def test_settings_that_nobody_would_read_are_named(probe):
         ({"pasword": "x"}, "pasword: no such key"),
         ({"instances": [{}], "crawl": False}, "crawl: belongs to each of the instances"),
         ({"instances": []}, "instances: a list of one server or more"),
+        ({"instances": [], "crawls": False}, "instances: a list of one server or more"),
+        ({"url": ""}, "url: is empty; fill it in, or leave it out"),
+        ({"password": " "}, "password: is empty"),
+        ({"instances": [{}, {"name": None}]}, "instances.1.name: is empty"),
+        ({"name": []}, "name: must be text"),
+        ({"timeout": "1h30m"}, "timeout: '1h30m' is not a duration"),
+        ({"timeout": None}, "timeout: is empty"),
+        ({"timeout": -1}, "timeout: -1 is not a duration"),
+        ({"instances": [{}, {"name": "b"}]}, "instances.1.url: another instance has the same"),
+        ({"instances": [{"name": "a"}, {"name": "a", "url": NOWHERE}]}, "instances.1.name: another instance has"),
         ({"crawls": "no"}, "crawls: 'no' is not true or false"),
     ):
         with pytest.raises(SaltInvocationError, match=why):
