@@ -419,7 +419,7 @@ def sockets(pid, kind="unix"):
 
     kind
         ``unix`` (default) for the paths of its Unix sockets, ``tcp`` for the addresses and ports where it listens in
-        this network (not in a container's own).
+        this network. psutil 7 leaves out those of a container's own network.
 
     Returns a sorted list, which is empty if the process has ended; None if it does not let us look.
 
@@ -430,13 +430,11 @@ def sockets(pid, kind="unix"):
         salt-call proctable.sockets 1234 tcp
     """
     try:
-        if kind == "tcp" and not os.path.samefile(f"/proc/{pid}/ns/net", "/proc/self/ns/net"):
-            return []
         process = psutil.Process(pid)
         # psutil 6 has renamed connections().
         connections = process.net_connections if hasattr(process, "net_connections") else process.connections
         found = connections(kind=kind)
-    except (psutil.NoSuchProcess, FileNotFoundError):
+    except psutil.NoSuchProcess:
         return []
     except (psutil.Error, OSError):
         return None

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import socket
 import socketserver
 import ssl
 import subprocess
@@ -330,10 +331,10 @@ def test_consent_to_a_pending_job_covers_it_when_it_runs_unless_somebody_chose_i
     assert len(pending | running) == 3
 
 
-@pytest.mark.parametrize("reused", ["nightly", None])
-def test_an_orphan_and_a_pending_job_with_its_id_are_two_things(probe, scrapyd_factory, reused):
+@pytest.mark.parametrize(("reused", "version"), [("nightly", None), (None, None), ("nightly", "1.2.1")])
+def test_an_orphan_and_a_pending_job_with_its_id_are_two_things(probe, scrapyd_factory, reused, version):
     """Somebody chooses an id that was chosen before, or that Scrapyd made for another job."""
-    scrapyd = scrapyd_factory(max_proc=1)
+    scrapyd = scrapyd_factory(max_proc=1, version=version)
     job = scrapyd.schedule(**({"jobid": reused} if reused else {}))
     orphan = scrapyd.running(job)["pid"]
     (before,) = probe(url=scrapyd.url)["blockers"]
@@ -508,6 +509,41 @@ def test_a_job_in_a_container_is_listed_once_though_its_scrapyd_sees_other_proce
         container.wait()
 
     assert ids == [f"kingfisher:collect:nightly:{crawl.pid}"]
+
+
+def test_a_crawl_of_a_container_is_not_taken_for_a_job_of_the_scrapyd_at_that_port_here(probe, fake, says, tmp_path):
+    """The instance may be a tunnel to another machine. A container's Scrapyd has the same port in its own network."""
+    (tmp_path / "runner.py").write_text("import time; time.sleep(7777)")
+    program = (
+        "import socket, subprocess, sys\n"
+        f"line = socket.create_server(('0.0.0.0', {fake['url'].rpartition(':')[2]}))\n"
+        "subprocess.run([sys.executable, 'runner.py', 'crawl', 'collect', '-a', '_job=inside'])"
+    )
+    environment = {**os.environ, "SCRAPY_PROJECT": "kingfisher"}
+    container = subprocess.Popen(["unshare", "--net", sys.executable, "-c", program], cwd=tmp_path, env=environment)
+    started = []
+    try:
+        started += until(lambda: psutil.Process(container.pid).children(), what="the container")
+        until(lambda: "crawl" in started[0].cmdline(), what="the crawl")
+        says([a_job("elsewhere", 4194304)])
+        found = {one["what"] for one in probe(url=fake["url"])["blockers"] if ":collect:" in one["id"]}
+    finally:
+        for one in started:
+            one.kill()
+        container.kill()
+        container.wait()
+
+    assert found == {"kingfisher/collect is running", "kingfisher/collect runs outside of Scrapyd"}
+
+
+def test_only_what_answers_from_our_own_address_is_on_this_machine(checkout, fake):
+    """Else a process here that listens at the port of a Scrapyd elsewhere would be taken for it."""
+    module = {}
+    exec((checkout / "_modules/scrapyd.py").read_text(), module)
+    port = int(fake["url"].rpartition(":")[2])
+    for source, places in (("127.0.0.1", [["127.0.0.1", port], ["0.0.0.0", port]]), ("127.0.0.3", [])):
+        with socket.create_connection(("127.0.0.1", port), source_address=(source, 0)) as line:
+            assert module["_places"](line) == places
 
 
 def test_jobs_with_one_id_in_several_projects_are_several_things(probe, fake, says, crawls):
