@@ -23,6 +23,7 @@ FILES = (
     "modules/proctable.py",
     "modules/scrapyd.py",
     "modules/screen.py",
+    "modules/systemd.py",
     "modules/terminals.py",
     "modules/tmux.py",
     "modules/who.py",
