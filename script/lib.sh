@@ -47,6 +47,24 @@ debian_packages() {
     apt install -y --no-install-recommends "${missing[@]}"
 }
 
+# unpacked PACKAGE…: the files of Debian packages in .cache/debian, without installing them.
+unpacked() {
+    local package folder got
+    for package in "$@"; do
+        folder=$root/.cache/debian/$package
+        [ ! -e "$folder" ] || continue
+        say "Getting the Debian package $package, to unpack it"
+        got=$(mktemp -d)
+        (
+            cd "$got" || exit
+            get=(apt-get -qq -o APT::Sandbox::User=root download "$package")
+            { "${get[@]}" 2>/dev/null || { again apt update && again "${get[@]}"; }; } && dpkg-deb --extract ./*.deb files
+        ) && mkdir -p "${folder%/*}" && mv "$got/files" "$folder"
+        rm -rf "$got"
+        [ -e "$folder" ] || return
+    done
+}
+
 # redmine_package: Debian's Redmine. Its post-install step can fail, because Bundler takes a gem for deleted whose (empty)
 # folder Debian's package of that gem does not ship: make the folders, and let dpkg finish.
 redmine_package() {

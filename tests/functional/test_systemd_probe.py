@@ -10,7 +10,7 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from tests.support import minion
-from tests.support.systemd import Systemd
+from tests.support.systemd import Systemd, probe_with
 from tests.support.wait import until
 
 NOTHING = {"blockers": [], "unknowns": [], "info": []}
@@ -18,20 +18,9 @@ LONG = ("sleep", "7777")
 SERVICE = "[Service]\nType={}\nExecStart=sleep 7777\n"
 
 
-def other(checkout, folder, constant, value):
-    """The module of the probe with another constant, in ``folder``."""
-    text = (checkout / "_modules" / "systemd.py").read_text()
-    changed, times = re.subn(rf"^{constant} = [^\s]+", f"{constant} = {value!r}", text, flags=re.MULTILINE)
-    assert times == 1
-    (folder / "_modules").mkdir()
-    (folder / "_modules" / "systemd.py").write_text(changed)
-    return folder
-
-
 @pytest.fixture(scope="module")
-def booted(tmp_path_factory, checkout):
-    # What has just begun counts at once, so that tests need not wait.
-    machine = Systemd(other(checkout, tmp_path_factory.mktemp("systemd"), "SHORT", 0))
+def booted(tmp_path_factory):
+    machine = Systemd(tmp_path_factory.mktemp("systemd"))
     try:
         yield machine.start()
     finally:
@@ -165,7 +154,6 @@ def test_who_asks_is_not_in_the_way(machine, checkout, tmp_path):
 def test_what_is_over_soon_is_no_blocker(machine, checkout, tmp_path):
     """As the health checks of containers, of which there is always one."""
     machine.begin("--unit=test-long", *LONG)
-    machine.begin("--unit=test-short", "sleep", "1.5")
     forever = [f"--property={each}" for each in ("Restart=always", "RestartSec=0", "StartLimitIntervalSec=0")]
     machine.begin("--unit=test-checks", *forever, "sleep", "0.5")
     busy = json.dumps({"systemd": {}})
@@ -187,9 +175,9 @@ def test_who_does_not_answer_is_unknown_and_hides_nothing_else(machine):
 
 
 def test_a_machine_that_systemd_does_not_run_is_unknown(checkout, tmp_path):
-    folder = other(checkout, tmp_path, "BOOTED", str(tmp_path / "missing"))
+    probe_with(tmp_path, "BOOTED", str(tmp_path / "missing"))
     with pytest.raises(CommandExecutionError, match="systemd does not run this machine"):
-        minion.functions(checkout, tmp_path, modules=[folder])["systemd.probe"]()
+        minion.functions(checkout, tmp_path, modules=[tmp_path])["systemd.probe"]()
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,11 @@ shutdown ends nothing but itself.
 """
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import re
 import secrets
 import shutil
 import signal
@@ -47,8 +49,21 @@ UNITS = {
 }
 
 
+def probe_with(folder, constant, value):
+    """Write the probe with another constant into the folder ``_modules`` in ``folder``."""
+    text = (CHECKOUT / "_modules" / "systemd.py").read_text()
+    text, times = re.subn(rf"^{constant} = \S+", f"{constant} = {value!r}", text, flags=re.MULTILINE)
+    assert times == 1
+    (folder / "_modules").mkdir()
+    (folder / "_modules" / "systemd.py").write_text(text)
+
+
 class Systemd:
-    """The machine, with its files in ``folder``. What tests start there is called ``test-…``."""
+    """
+    The machine, with its files in ``folder``. What tests start there is called ``test-…``.
+
+    In ``folder`` is also a probe for which what has just begun counts at once, so that tests need not wait.
+    """
 
     def __init__(self, folder):
         self.folder = pathlib.Path(folder)
@@ -61,18 +76,22 @@ class Systemd:
             copy = shutil.copytree if (SYSTEM / name).is_dir() else shutil.copy
             copy(SYSTEM / name, self.folder / "units" / name)
         (self.folder / "log").touch()
+        probe_with(self.folder, "SHORT", 0)
 
     def start(self):
         command = ["unshare", "--mount", HERE / "systemd.sh", self.folder, self._group]
         self._process = process.start(command, self.folder / "boot.log", at_death=signal.SIGKILL)
         self._enter = until(self._entrance, what="systemd to be process 1")
         until(lambda: self.run("systemctl", "is-active", "default.target", check=False) == "active\n", what="systemd")
-        # Asks the probe, again and again: Salt takes its time to load.
+        return self
+
+    @functools.cached_property
+    def _asker(self):
+        """Asks the probe, again and again: Salt takes its time to load."""
         words = [*self._enter, sys.executable, "-m", __name__, CHECKOUT, self.folder]
-        self._asker = subprocess.Popen(
+        return subprocess.Popen(
             list(map(str, words)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=ENVIRONMENT, text=True
         )
-        return self
 
     def _entrance(self):
         """The words before a command that let it run in there, once it is what it says."""
@@ -147,7 +166,8 @@ class Systemd:
     def end(self):
         self._process.kill()  # unshare is deaf to SIGTERM while it waits (util-linux 2.38)
         process.end(self._process)
-        self._asker.communicate(timeout=60)  # ended with all else
+        if "_asker" in vars(self):
+            self._asker.communicate(timeout=60)  # ended with all else
         remove = ["unshare", "--mount", HERE / "systemd.sh", self.folder, self._group, "remove"]
         until(
             lambda: subprocess.run(remove, capture_output=True).returncode == 0, what="its control group to be empty"

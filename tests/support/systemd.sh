@@ -13,7 +13,7 @@ case ${3:-} in
     inside) ;;
     remove)
         mount -t cgroup2 cgroup2 "$here/groups"
-        find "$here/groups/$group" -depth -type d -exec rmdir {} \;
+        find "$here/groups/$group" -depth -type d -exec rmdir {} +
         exit
         ;;
 esac
