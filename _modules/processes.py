@@ -8,35 +8,65 @@ pattern.
 .. versionadded:: 0.1.0
 
 :depends: psutil, which Salt brings along
+
+A pattern finds what runs, not what is read: ``rsync`` finds neither ``tail -f rsync``, nor ``grep rsync``, nor
+``vim rsync``. There is no list of programs that only read. Instead, a pattern begins in the words that say what runs:
+
+- the name of the program: ``rsync`` for ``/usr/bin/rsync -a x y``;
+- for a shell, also its options and its script: ``import.sh`` for ``bash -e /srv/import.sh all``. Of a text after
+  ``-c``, each command counts as a command line of its own;
+- for another interpreter, all of its command line, because it may start one program by way of another:
+  ``manage.py`` for ``python3 -u /srv/manage.py load``, ``*manage.py load*`` also for ``coverage run manage.py load``;
+- for a process that gave itself a title, all of the title.
+
+Other programs that start a program, such as sudo, timeout or flock, need no rule: they become that program, or it is a
+process of its own.
 """
 
 import fnmatch
 import os
+import pathlib
+import re
 import time
 
 from salt.exceptions import SaltInvocationError
 
 CHOICES = ("match", "under", "user")
 PATTERN = {**dict.fromkeys(CHOICES, "text"), "older_than": "duration"}
+# What people call cron is crond on Red Hat's systems, and the daily jobs may run under anacron.
+ALSO = {"cron": ["cron", "crond", "anacron"]}
+SHELLS = re.compile("ash|bash|csh|dash|fish|ksh|ksh93|mksh|rbash|sh|tcsh|yash|zsh")
+# Left out by mistake, an interpreter is a program like others: `foo*script*` finds its script all the same.
+INTERPRETERS = re.compile(
+    r"(python|pypy|perl|j?ruby|node|nodejs|deno|bun|php|java|lua|luajit|tclsh|wish|expect|guile|julia|Rscript|mono|dotnet)"
+    r"[-\d.]*(dbg|[a-z])?"
+)
+# Options whose next word is no value of theirs, whichever the interpreter.
+ALONE = re.compile(r"-[abBefhiklnPqsuvVwx]*|-jar|--[\w-]+=.*|--")
+TEXT = re.compile(r"-[a-zA-Z]*c[a-zA-Z]*")
+KEYWORDS = re.compile(r"[!{]|do|then|else|elif|if|while|until|time|exec|\w+=.*")  # before a shell's command
 
 
 def find(patterns, older_than=0):
     """
     Return the processes that match a pattern.
 
-    The kernel's own threads, the process that asks and its ancestors (the minion itself) never match. If a process
-    matches, those below it are left out.
+    The kernel's own threads, and whoever asks (with the minion itself), never match. If a process matches, those below
+    it are left out. Of a pipeline, each member that matches is listed.
 
     patterns
-        A list. Each pattern is a glob of a program's name (``rsync``, ``pg_dump*``) or of a whole command line
-        (``*manage.py load*``); or a dictionary of ``match`` (such a glob), ``under`` (a glob of an ancestor's name:
-        ``cron``), ``user`` and ``older_than``.
+        A list. Each pattern is a glob of the name of a program or script (``rsync``, ``pg_dump*``, ``import.sh``) or
+        of a command line (``*manage.py load*``), as the top of this page says; or a dictionary of ``match`` (such a
+        glob), ``under`` (a glob of an ancestor's name; ``cron`` also stands for crond and anacron), ``user`` and
+        ``older_than``.
 
     older_than
         The minimum age for patterns without their own. A duration: ``90s``, ``10m``, ``1h``. Default: 0.
 
-    Returns a list of dictionaries, the oldest first: ``pid``, ``user``, ``what`` (the leading words of the command),
-    ``since`` (seconds since the epoch) and ``pattern``.
+    Returns a list of dictionaries, the oldest first: ``pid``, ``mark`` (the process id and its start, which no other
+    process shares), ``user``, ``what`` (the leading words of the command), ``since`` (seconds since the epoch) and
+    ``pattern``. Of several patterns, this is the first with a ``match`` of its own, whatever its ``older_than``, so
+    that it stays the same.
 
     Raises SaltInvocationError for a wrong pattern, and CommandExecutionError if other users' processes cannot be seen.
 
@@ -50,15 +80,16 @@ def find(patterns, older_than=0):
         raise SaltInvocationError("patterns: a list of one pattern or more is needed")
     older_than = __salt__["proctable.seconds"](older_than, "older_than")
     wanted = [_pattern(pattern, older_than, f"patterns.{number}") for number, pattern in enumerate(patterns)]
+    wanted.sort(key=lambda entry: entry["label"] != entry["match"])
     table = {process["pid"]: process for process in __salt__["proctable.listing"](commands=True)}
     found = {}
     for pid, process in table.items():
-        entry = None if process["asking"] else _first_match(table, process, wanted)
-        user = __salt__["proctable.owner"](pid) if entry else None
+        entries = [] if process["asking"] else [entry for entry in wanted if _matches(table, process, entry)]
+        age = max(0, time.time() - process["since"])
+        user = __salt__["proctable.owner"](pid) if any(age >= entry["older_than"] for entry in entries) else None
         if user is not None:
-            label = entry["match"] if entry["match"] != "*" else entry.get("under", entry.get("user"))
-            job = {key: process[key] for key in ("pid", "what", "since")}
-            found[pid] = {**job, "user": user, "pattern": label}
+            job = {key: process[key] for key in ("pid", "mark", "what", "since")}
+            found[pid] = {**job, "user": user, "pattern": entries[0]["label"]}
     outermost = [job for pid, job in found.items() if not found.keys() & set(table[pid]["above"])]
     return sorted(outermost, key=lambda job: (job["since"], job["pid"]))
 
@@ -69,34 +100,28 @@ def _pattern(pattern, older_than, place):
     if not isinstance(entry, dict):
         raise SaltInvocationError(f"{place}: {pattern!r} is neither text nor a mapping of {', '.join(PATTERN)}")
     entry = __salt__["proctable.checked"](entry, PATTERN, f"{place}.")
-    for key in CHOICES:
-        if not entry.get(key, "x").strip():
+    given = [key for key in CHOICES if key in entry]
+    for key in given:
+        if not entry[key].strip():
             raise SaltInvocationError(f"{place}.{key}: is empty; fill it in, or leave it out")
-    if not entry.keys() & set(CHOICES):
-        raise SaltInvocationError(f"{place}: would match every process; give one of {', '.join(CHOICES)}")
+        if entry[key] != entry[key].strip():
+            raise SaltInvocationError(f"{place}.{key}: {entry[key]!r} begins or ends with a space")
+    telling = [entry[key] for key in given if entry[key].strip("*?")]
+    if not telling:
+        path = ".".join([place, *given[:1]])
+        raise SaltInvocationError(f"{path}: would match every process; give one of {', '.join(CHOICES)}")
     if "user" in entry:
         entry["uids"] = __salt__["proctable.uids"]([entry["user"]], f"{place}.user")
-    return {"match": "*", "older_than": older_than, **entry}
+    return {"match": "*", "older_than": older_than, **entry, "label": telling[0]}
 
 
-def _first_match(table, process, patterns):
-    names, age = _names(process), max(0, time.time() - process["since"])
-    for entry in patterns:
-        if (
-            age >= entry["older_than"]
-            and any(fnmatch.fnmatchcase(name, entry["match"]) for name in names)
-            and ("under" not in entry or _is_under(table, process, entry["under"]))
-            and ("uids" not in entry or __salt__["proctable.owner"](process["pid"], entry["uids"]))
-        ):
-            return entry
-    return None
-
-
-def _names(process):
-    """All that a process can be called: its name, program, script if the program interprets one, command line."""
-    argv = process["argv"]
-    script = next((word for word in argv[1:] if not word.startswith("-")), "")
-    return {process["name"], os.path.basename(argv[0]), os.path.basename(script), " ".join(argv)} - {""}
+def _matches(table, process, entry):
+    """Whether a process matches a pattern, but for its age."""
+    return (
+        ("under" not in entry or _is_under(table, process, entry["under"]))
+        and _runs(process, entry["match"])
+        and ("uids" not in entry or bool(__salt__["proctable.owner"](process["pid"], entry["uids"])))
+    )
 
 
 def _is_under(table, process, pattern):
@@ -105,8 +130,82 @@ def _is_under(table, process, pattern):
 
     A mere fork of that program is not under it: cron first makes such a fork.
     """
-    is_mere_fork = process["forked"] and fnmatch.fnmatchcase(process["name"], pattern)
-    return not is_mere_fork and any(fnmatch.fnmatchcase(table[pid]["name"], pattern) for pid in process["above"])
+
+    def fits(one):
+        return any(fnmatch.fnmatchcase(one["name"], each) for each in ALSO.get(pattern, [pattern]))
+
+    is_mere_fork = process["forked"] and fits(process)
+    return not is_mere_fork and any(fits(table[pid]) for pid in process["above"])
+
+
+def _runs(process, pattern):
+    """Whether what a process runs has this name, or this command line."""
+    argv = process["argv"]
+    for words, telling in [*_commands(argv), ([process["name"]], 1)]:
+        for first in (words[0], os.path.basename(words[0])):
+            line, within = (" ".join([first, *some]) for some in (words[1:], words[1:telling]))
+            if fnmatch.fnmatchcase(first, pattern) or _begins_within(line, len(within), pattern):
+                return True
+    # Of a title with nothing after it, psutil (7.2.2) makes words, and the first one seems to be the program.
+    return fnmatch.fnmatchcase(" ".join(argv), pattern) and _is_title(process["pid"])
+
+
+def _commands(argv):
+    """What a command line runs: the words of each command, and how many of them say what runs."""
+    program = os.path.basename(argv[0]).lstrip("-")  # a login shell is called "-bash"
+    is_shell, is_other = SHELLS.fullmatch(program), INTERPRETERS.fullmatch(program)
+    scripts = _scripts(argv) if is_shell or is_other else []
+    telling = len(argv) if is_other else max([0, *scripts]) + 1
+    option = next((number for number, word in enumerate(argv) if is_shell and TEXT.fullmatch(word)), telling)
+    text = next((number for number in scripts if number > option), None)
+    if text:
+        telling, scripts = text, []
+        for command in re.split(r"[;&|()\n]+", argv[text]):
+            words = command.split()
+            while words and KEYWORDS.fullmatch(words[0]):
+                del words[0]
+            if words:
+                yield from _commands(words)
+    for begin in (0, *scripts):
+        yield argv[begin:], telling - begin
+
+
+def _scripts(argv):
+    """
+    The places of the words that may be what an interpreter runs: the first that is no option; and if that may be the
+    value of an option, the next as well.
+    """
+    found, alone = [], True
+    for number, word in enumerate(argv[1:], 1):
+        if word.startswith(("-", "+")):
+            alone = bool(ALONE.fullmatch(word))
+            continue
+        found.append(number)
+        if alone:
+            break
+        alone = True
+    return found
+
+
+def _begins_within(line, length, pattern):
+    """Whether a line matches so that the pattern, without its leading wildcards, begins in the first characters."""
+    rest = pattern.lstrip("*?")
+    leading = pattern[: len(pattern) - len(rest)]
+    return fnmatch.fnmatchcase(line, pattern) and (
+        length == len(line)
+        or any(
+            fnmatch.fnmatchcase(line[:begin], leading) and fnmatch.fnmatchcase(line[begin:], rest)
+            for begin in range(length)
+        )
+    )
+
+
+def _is_title(pid):
+    """Whether a command line is one piece: what a process calls itself, instead of its arguments."""
+    try:
+        return b"\0" not in pathlib.Path(f"/proc/{pid}/cmdline").read_bytes().rstrip(b"\0")
+    except OSError:
+        return False
 
 
 def probe(patterns, older_than=0):
@@ -128,7 +227,7 @@ def probe(patterns, older_than=0):
     """
     blockers = [
         {
-            "id": f"{job['pattern']}:{job['pid']}",
+            "id": f"{job['pattern']}:{job['mark']}",
             "user": job["user"],
             "what": job["what"],
             "since": job["since"],

@@ -1,6 +1,9 @@
 """The processes and who probes, against real processes."""
 
+import os
 import pathlib
+import shlex
+import shutil
 import sys
 
 import psutil
@@ -40,10 +43,11 @@ def start(tmp_path):
 
 
 def found(functions, *patterns, **settings):
-    return [
-        int(blocker["id"].rpartition(":")[2])
-        for blocker in functions["processes.probe"](list(patterns), **settings)["blockers"]
-    ]
+    return [job["pid"] for job in functions["processes.find"](list(patterns), **settings)]
+
+
+def ids(functions, *patterns, **settings):
+    return [blocker["id"] for blocker in functions["processes.probe"](list(patterns), **settings)["blockers"]]
 
 
 def test_a_pattern_finds_programs_scripts_and_command_lines(functions, start):
@@ -79,29 +83,111 @@ def test_a_job_is_found_by_what_it_runs_under_and_by_its_user(functions, start):
     assert found(functions, {"match": "under_of_*", "user": "nobody"}) == []
 
 
-def test_a_mere_fork_of_a_program_does_not_run_under_it(functions, tmp_path):
-    """As cron: it forks, and the fork starts the job."""
-    program = tmp_path / "cron_of_test"
+@pytest.mark.parametrize(("daemon_name", "under"), [("cron_of_test", "cron_of_test"), ("crond", "cron")])
+def test_a_mere_fork_of_a_program_does_not_run_under_it(functions, tmp_path, daemon_name, under):
+    """As cron, or crond: it forks, and the fork starts the job."""
+    program = tmp_path / daemon_name
     program.write_text("#!/bin/sh\n(sleep 7777; true) & wait\n")
     program.chmod(0o755)
     daemon = process.start([program], tmp_path / "log")
     try:
         below = lambda: psutil.Process(daemon.pid).children(recursive=True)  # noqa: E731
         # A fork has the name of its program until it starts the next.
-        until(lambda: [one.name() for one in below()] == ["cron_of_test", "sleep"], what="the job to run")
+        until(lambda: [one.name() for one in below()] == [daemon_name, "sleep"], what="the job to run")
         _, job = below()
-        assert found(functions, {"under": "cron_of_test"}) == [job.pid]
+        assert daemon.pid not in found(functions, {"under": under})
+        assert job.pid in found(functions, {"under": under})
     finally:
         process.end(daemon)
 
 
-def test_a_script_is_found_by_its_name_behind_options_of_its_interpreter(functions, tmp_path):
-    (tmp_path / "manage_of_test.py").write_text("import time; time.sleep(7777)")
-    job = process.start([sys.executable, "-u", "-B", tmp_path / "manage_of_test.py", "load"], tmp_path / "log")
-    try:
-        assert found(functions, "manage_of_test.py") == [job.pid]
-    finally:
-        process.end(job)
+MANAGE = "import subprocess, sys, time\ntime.sleep(7777)\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """``run("timeout 60 PYTHON manage_of_test.py")``, in a folder with such scripts, and things to read."""
+    (tmp_path / "package_of_test").mkdir()
+    (tmp_path / "package_of_test" / "module.py").write_text(MANAGE)
+    (tmp_path / "manage_of_test.py").write_text(MANAGE)
+    (tmp_path / "import_of_test.sh").write_text(": $(sleep 7777)\n")
+    (tmp_path / "of_test.pl").write_text("sleep 7777;\n")
+    (tmp_path / "titled.py").write_text(
+        "from setproctitle import *\nsetproctitle('worker: import_of/test 1')\n" + MANAGE
+    )
+    (tmp_path / "log of_test load.log").touch()
+    os.mkfifo(tmp_path / "fifo")
+    for reader in ("less", "vim"):  # real ones want a terminal
+        shutil.copy("/usr/bin/tail", tmp_path / reader)
+    environment = {**os.environ, "PATH": f"{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"}
+    started = []
+
+    def run(line):
+        words = [sys.executable if word == "PYTHON" else word for word in shlex.split(line)]
+        started.append(process.start(words, tmp_path / "log", cwd=tmp_path, env=environment))
+        return started[-1]
+
+    yield run
+    for one in started:
+        process.end(one)
+
+
+@pytest.mark.parametrize(
+    ("line", "patterns"),
+    [
+        ("PYTHON manage_of_test.py load", ["manage_of_test.py", "*manage_of_test.py load", "manage_of_test.py l*"]),
+        ("PYTHON -W ignore -u -B ./manage_of_test.py", ["manage_of_test.py"]),
+        ("PYTHON -m package_of_test.module load", ["package_of_test.module", "*package_of_test* load"]),
+        ("PYTHON manage_of_test.py run other_of_test.py load", ["*other_of_test.py load"]),
+        ("PYTHON -m cProfile manage_of_test.py load", ["manage_of_test.py", "*manage_of_test.py load*"]),
+        ("PYTHON titled.py", ["worker: import*", "worker: import_of/test 1", "*import_of/test 1"]),
+        ("bash -c 'mkfifo f; exec -a \"worker: import_of_test 2\" cat <> f'", ["worker: i*", "*import_of_test 2"]),
+        ("bash -e import_of_test.sh all", ["import_of_test.sh", "*import_of_test.sh all"]),
+        ("bash -o pipefail import_of_test.sh", ["import_of_test.sh"]),
+        (
+            "sh -c 'cd . && X=1 sh import_of_test.sh all; true'",
+            ["import_of_test.sh", "sh -c*", "*import_of_test.sh a*"],
+        ),
+        ("nice -n 5 env A=1 PYTHON manage_of_test.py", ["manage_of_test.py"]),
+        ("perl -I lib of_test.pl", ["of_test.pl"]),
+    ],
+)
+def test_what_an_interpreter_runs_is_found(functions, run, line, patterns):
+    job = run(line)
+    for pattern in patterns:
+        until(lambda pattern=pattern: found(functions, pattern) == [job.pid], what=f"{pattern} to be found")
+
+
+def test_a_program_that_another_program_starts_is_found_itself(functions, run):
+    wrapper = run("timeout 7777 PYTHON manage_of_test.py load")
+    child = until(lambda: psutil.Process(wrapper.pid).children(), what="the program")[0]
+
+    for pattern in ("manage_of_test.py", "*manage_of_test.py load"):
+        until(lambda pattern=pattern: found(functions, pattern) == [child.pid], what=f"{pattern} to be found")
+
+
+def test_a_reader_is_not_what_it_reads(functions, run):
+    for line in (
+        "tail -f manage_of_test.py 'log of_test load.log'",
+        "./less -f manage_of_test.py import_of_test.sh",
+        "./vim -f /etc/hostname ./import_of_test.sh manage_of_test.py",
+        "grep of_test manage_of_test.py fifo",
+        "bash -c 'tail -f manage_of_test.py load | grep of_test'",
+        "sh import_of_test.sh manage_of_test.py of_test",
+    ):
+        run(line)
+    until(lambda: len(psutil.Process().children(recursive=True)) >= 9, what="all of them")
+
+    patterns = [
+        "manage_of_test.py",
+        "*manage_of_test.py*",
+        "*_of_test.py load*",
+        "of_test",
+        "*of_test",
+        "*of_test load*",
+    ]
+    assert found(functions, *patterns) == []
+    assert len(found(functions, "*tail*of_test*")) == 2
 
 
 def test_a_program_whose_first_thread_has_ended_is_still_found(functions, tmp_path):
@@ -117,7 +203,31 @@ def test_a_program_whose_first_thread_has_ended_is_still_found(functions, tmp_pa
 
 
 def test_the_minion_itself_is_no_blocker(functions):
-    assert psutil.Process().pid not in found(functions, "*")
+    assert psutil.Process().pid not in found(functions, {"match": "*", "user": psutil.Process().username()})
+
+
+def test_each_member_of_a_pipeline_is_listed_and_what_it_starts_is_not(functions, start):
+    first, second = start("first_of_test", "fork"), start("second_of_test", "fork")
+    for job in (first, second):
+        until(lambda job=job: psutil.Process(job.pid).children(), what="the fork")
+
+    assert found(functions, "*_of_test") == [first.pid, second.pid]
+
+
+def test_an_id_stays_while_the_work_goes_on(functions, start):
+    """Whichever pattern matches first, and whenever it becomes old enough for another."""
+    job = start("stays_of_test")
+    parent = {"under": psutil.Process().name()}
+    (mark,) = [one["mark"] for one in functions["processes.find"](["stays_of_test"])]
+    assert mark.startswith(f"{job.pid}.")
+
+    for patterns in (
+        ["stays_*", "stays_of_test"],
+        [{"match": "stays_*", "older_than": "1h"}, "stays_of_test"],
+        [parent, "stays_*"],
+        [{**parent, "older_than": "1h"}, "stays_*"],
+    ):
+        assert f"stays_*:{mark}" in ids(functions, *patterns)
 
 
 @pytest.mark.parametrize(
@@ -135,6 +245,11 @@ def test_the_minion_itself_is_no_blocker(functions):
         ([""], "patterns.0.match: is empty"),
         ([{"match": "x", "under": " "}], "patterns.0.under: is empty"),
         ([{"match": "x", "user": ""}], "patterns.0.user: is empty"),
+        (["*"], "patterns.0.match: would match every process"),
+        (["rsync", {"match": "?**"}], "patterns.1.match: would match every process"),
+        ([{"under": "*"}], "patterns.0.under: would match every process"),
+        (["rsync "], "patterns.0.match: 'rsync ' begins or ends with a space"),
+        ([{"match": "x", "under": "cron\n"}], "patterns.0.under: 'cron.*' begins or ends with a space"),
         ([{"user": "somebody-else"}], "patterns.0.user: there is no user 'somebody-else'"),
     ],
 )
