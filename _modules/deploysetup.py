@@ -16,6 +16,7 @@ import pathlib
 FILES = (
     "executors/deploygate.py",
     "modules/busy.py",
+    "modules/command.py",
     "modules/deploygate.py",
     "modules/deploysetup.py",
     "modules/pgactivity.py",
