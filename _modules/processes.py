@@ -84,7 +84,8 @@ def find(patterns, older_than=0):
     table = {process["pid"]: process for process in __salt__["proctable.listing"](commands=True)}
     found = {}
     for pid, process in table.items():
-        entries = [] if process["asking"] else [entry for entry in wanted if _matches(table, process, entry)]
+        lines = [] if process["asking"] else _lines(process)
+        entries = [entry for entry in wanted if lines and _matches(table, process, entry, lines)]
         age = max(0, time.time() - process["since"])
         user = __salt__["proctable.owner"](pid) if any(age >= entry["older_than"] for entry in entries) else None
         if user is not None:
@@ -115,11 +116,15 @@ def _pattern(pattern, older_than, place):
     return {"match": "*", "older_than": older_than, **entry, "label": telling[0]}
 
 
-def _matches(table, process, entry):
-    """Whether a process matches a pattern, but for its age."""
+def _matches(table, process, entry, lines):
+    """Whether a process, which these lines stand for, matches a pattern; whatever its age."""
     return (
         ("under" not in entry or _is_under(table, process, entry["under"]))
-        and _runs(process, entry["match"])
+        and (
+            any(_begins_within(line, length, entry["match"]) for line, length in lines)
+            # Of a title with nothing after it, psutil (7.2.2) makes words, and the first one seems to be the program.
+            or (fnmatch.fnmatchcase(" ".join(process["argv"]), entry["match"]) and _is_title(process["pid"]))
+        )
         and ("uids" not in entry or bool(__salt__["proctable.owner"](process["pid"], entry["uids"])))
     )
 
@@ -138,16 +143,14 @@ def _is_under(table, process, pattern):
     return not is_mere_fork and any(fits(table[pid]) for pid in process["above"])
 
 
-def _runs(process, pattern):
-    """Whether what a process runs has this name, or this command line."""
-    argv = process["argv"]
-    for words, telling in [*_commands(argv), ([process["name"]], 1)]:
+def _lines(process):
+    """The names and command lines of what a process runs, each with the length of the part that says what runs."""
+    lines = {process["name"]: len(process["name"])}
+    for words, telling in _commands(process["argv"]):
         for first in (words[0], os.path.basename(words[0])):
-            line, within = (" ".join([first, *some]) for some in (words[1:], words[1:telling]))
-            if fnmatch.fnmatchcase(first, pattern) or _begins_within(line, len(within), pattern):
-                return True
-    # Of a title with nothing after it, psutil (7.2.2) makes words, and the first one seems to be the program.
-    return fnmatch.fnmatchcase(" ".join(argv), pattern) and _is_title(process["pid"])
+            lines[first] = len(first)
+            lines[" ".join([first, *words[1:]])] = len(" ".join([first, *words[1:telling]]))
+    return lines.items()
 
 
 def _commands(argv):
