@@ -110,7 +110,7 @@ def _pattern(pattern, older_than, place):
     telling = [entry[key] for key in given if entry[key].strip("*?")]
     if not telling:
         path = ".".join([place, *given[:1]])
-        raise SaltInvocationError(f"{path}: would match every process; give one of {', '.join(CHOICES)}")
+        raise SaltInvocationError(f"{path}: would match every process; say which in {', '.join(CHOICES)}")
     if "user" in entry:
         entry["uids"] = __salt__["proctable.uids"]([entry["user"]], f"{place}.user")
     return {"match": "*", "older_than": older_than, **entry, "label": telling[0]}

@@ -3,7 +3,6 @@
 import os
 import pathlib
 import re
-import sys
 
 import psutil
 import pytest
@@ -47,9 +46,13 @@ def recipe(checkout, tmp_path, users):
             program.update(run=f"{installed} {arguments}", env={"PATH": f"{user.home}:/usr/bin:/bin"}, timeout=15)
             if program["user"] != "root":
                 program["user"] = user.name
+        if "processes" in busy:  # without the backups of this machine
+            patterns = busy["processes"]["patterns"]
+            patterns = [{"match": one} if isinstance(one, str) else one for one in patterns]
+            busy["processes"]["patterns"] = [{**one, "user": user.name} for one in patterns]
         return minion.functions(checkout, tmp_path, busy)["busy.check"]
 
-    recipe.home = user.home
+    recipe.user, recipe.home = user, user.home
     return recipe
 
 
@@ -57,8 +60,8 @@ def recipe(checkout, tmp_path, users):
 def start(tmp_path):
     started = []
 
-    def start(*command):
-        started.append(process.start(command, tmp_path / "log"))
+    def start(*command, **options):
+        started.append(process.start(command, tmp_path / "log", **options))
         return started[-1]
 
     yield start
@@ -104,9 +107,10 @@ def test_backups_are_found_as_processes_and_by_their_locks(recipe, start):
     lock, other = (recipe.home / name for name in ("backup.lock", "export.lock"))
     assert ask()["idle"] is True
     borg = recipe.home / "borg"
-    borg.write_text("import time; time.sleep(7777)")
+    borg.write_text("#!/bin/sh\nsleep 7777; true\n")
+    borg.chmod(0o755)
 
-    program = start(sys.executable, borg, "create")
+    program = start(borg, "create", user=recipe.user.uid)
     until(lambda: [one.rpartition(".")[0] for one in ids(ask())] == [f"processes/borg:{program.pid}"], what="Borg")
     process.end(program)
 
@@ -123,18 +127,20 @@ def test_backups_are_found_as_processes_and_by_their_locks(recipe, start):
         until(lambda: ask()["idle"], what="its end")
 
 
-def test_a_job_of_a_ci_runner_is_found_and_a_runner_at_rest_is_idle(recipe, start, tmp_path):
-    ask, runner, job = recipe("CI runners"), tmp_path / "buildbot-worker", tmp_path / "job"
+def test_a_job_of_a_ci_runner_is_found_and_a_runner_at_rest_is_idle(recipe, start):
+    ask, runner, job = recipe("CI runners"), recipe.home / "buildbot-worker", recipe.home / "job"
     os.mkfifo(job)
+    job.chmod(0o666)
     # As Buildbot's does, the program waits, and then starts a shell.
-    runner.write_text(f"#!{sys.executable}\nimport subprocess\nsubprocess.run(['sh', '-c', open('{job}').read()])\n")
+    runner.write_text(f'#!/bin/sh\nread words < {job}\nsh -c "$words"; true\n')
     runner.chmod(0o755)
-    worker = start(runner)
+    worker = start(runner, user=recipe.user.uid)
 
     until(lambda: psutil.Process(worker.pid).name() == "buildbot-worker", what="the worker")
     assert ask()["idle"] is True
-    job.write_text("sleep 7777; true")
+    job.write_text("sleep 7777; true\n")
     shell = until(lambda: psutil.Process(worker.pid).children(), what="the job")[0]
     until(
         lambda: [one.rpartition(".")[0] for one in ids(ask())] == [f"processes/buildbot-worker:{shell.pid}"], what="it"
     )
+    job.unlink()
