@@ -265,7 +265,8 @@ class _Look:
         """Those of these jobs that only wait for idle ones to write, or that only tell a shell's prompt something."""
         piped = [pid for pid in pids if _pipe(pid, 0)]
         beside_shells = [pid for pid in pids if self._table[pid]["ppid"] in self._interactive]
-        telling = [pid for pid in beside_shells if _pipe(pid, 1)]
+        # A coprocess, whose input is a pipe as well, may be at work.
+        telling = [pid for pid in beside_shells if _pipe(pid, 1) and pid not in piped]
         readers, writers = _pipes(self._table) if piped or telling else ({}, {})
         serving = {pid for pid in telling if self._table[pid]["ppid"] in readers[_pipe(pid, 1)]}
         # A worker of zsh has a terminal of its own, at whose far end is the shell.
