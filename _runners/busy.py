@@ -104,7 +104,8 @@ def wait(
     target, target_type, consent, ssh
         As of :py:func:`check`.
     timeout (duration)
-        How long to wait at most: ``90s``, ``30m``, ``2h``. Default: two hours.
+        How long to wait: ``90s``, ``30m``, ``2h``. Default: two hours. The last look is at its end, even if the
+        interval is longer. If that one finds the minions idle, another one follows.
     interval (duration)
         Between two looks. Default: ``15s``.
     settle (duration)

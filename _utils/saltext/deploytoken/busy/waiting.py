@@ -61,20 +61,21 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
         now = time.monotonic()
         if not found.expected:
             verdict.judge(found, agreed)
+        waiting = {one: waiting.get(one, now) for one in pending_alone(found.blockers)}
         if found.is_idle(agreed):
             if idle_since is not None and now - idle_since >= times.settle:
                 return verdict.judge(found, agreed), now - begin
             idle_since = now if idle_since is None else idle_since
             rest = times.settle
         else:
-            idle_since, rest = None, times.interval
+            idle_since = None
             state = _state(found, agreed)
             if state != told or told_at is None or now - told_at >= REMIND:
                 tell(_description(found, agreed, now - begin))
                 told, told_at = state, now
-            waiting = {one: waiting.get(one, now) for one in pending_alone(found.blockers)}
-            left = found.uncovered(agreed)
-            stuck = [blocker for blocker in left if now - waiting.get(blocker["id"], now) >= times.stuck]
+            left = [blocker for blocker in found.uncovered(agreed) if blocker["id"] in waiting]
+            stuck_in = [waiting[blocker["id"]] + times.stuck - now for blocker in left]
+            stuck = [blocker for blocker, seconds in zip(left, stuck_in, strict=True) if seconds <= 0]
             if stuck:
                 raise errors.Busy(
                     f"Stuck: {text.count(len(stuck), 'job')} pending for {text.span(times.stuck)} with nothing running"
@@ -85,7 +86,7 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
             remaining = begin + times.limit - now
             if remaining <= 0:
                 verdict.judge(found, agreed, f"Still not idle after {text.span(times.limit)}: ")
-            rest = min(rest, remaining)
+            rest = min(times.interval, remaining, *stuck_in)
         # An idle look just before the end is worth nothing without its second one, so that one may come later.
         time.sleep(rest)
         found = look()
