@@ -224,9 +224,7 @@ def test_of_two_deploys_in_the_same_second_one_runs_and_the_other_is_refused(sit
 
 def test_with_wait_both_run_one_after_the_other_and_nobody_else_waits(site, redmine, midway):
     site.sls("other", {"other": {"test.succeed_without_changes": []}})
-    # The later one may come to its first look while the other's states run, which are a blocker.
-    waits = {"wait": "15m", "wait_idle": "15m"}
-    both = [midway.start(**waits, reason=reason) for reason in ("upgrade PostgreSQL", "renew certificates")]
+    both = [midway.start(wait="15m", reason=reason) for reason in ("upgrade PostgreSQL", "renew certificates")]
     midway.begun()
     assert [one.communicate() for one in both if one.poll() is not None] == []
     assert site.run("state.orchestrate", "other").code == 0

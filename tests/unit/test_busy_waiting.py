@@ -5,11 +5,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from saltext.deploytoken import errors
-from saltext.deploytoken.busy import verdict, waiting
+from saltext.deploytoken.busy import consent, verdict, waiting
 from tests.support.machines import IDLE, Scripted, busy
 
 SPIDER = busy("kf")
 PENDING = busy("kf", "kingfisher:collect:1", state="pending")
+STATES = {**SPIDER, "blockers": [{**SPIDER["blockers"][0], "id": "kf/salt/20261130", "probe": "salt"}]}
 ALWAYS = [(0, 10**9)]
 
 
@@ -40,12 +41,12 @@ class Watch:
         self.looks.append((begin, self.now - 1000, not is_busy))
         return verdict.look(self.machines, "kf")
 
-    def wait(self, **times):
+    def wait(self, agreed=None, passing=None, **times):
         """The seconds after which the wait ended, and whether it ended well or how its refusal begins."""
         patched = pytest.MonkeyPatch()
         patched.setattr(waiting, "time", self)
         try:
-            waiting.wait(self.look, None, waiting.Times(**times), lambda line: None)
+            waiting.wait(self.look, agreed, waiting.Times(**times), lambda line: None, passing)
             return self.now - 1000, True
         except errors.Busy as refused:
             return self.now - 1000, str(refused).split(":")[0]
@@ -121,3 +122,13 @@ def test_no_wait_gives_up_early_or_lasts_longer_or_takes_a_moment_for_idle(
     # Between two looks, nobody sleeps longer than that.
     for (_, end, idle), (begin, *_) in zip(watch.looks, watch.looks[1:], strict=False):
         assert begin - end <= (settle if idle else interval)
+
+
+def test_what_does_not_count_at_the_end_is_waited_for_until_then():
+    assert Watch([(0, 20)], blocker=STATES).wait(limit=60, passing=verdict.without_states) == (36, True)
+    assert Watch(ALWAYS, blocker=STATES).wait(limit=60, passing=verdict.without_states) == (60, True)
+    assert Watch(ALWAYS).wait(limit=60, passing=verdict.without_states)[1] == "Still not idle after 1 minute"
+    # Nor does a bare name agree to it.
+    agreed = consent.parse("Jane")
+    assert Watch([(0, 20)], blocker=STATES).wait(agreed, verdict.without_states, limit=60) == (36, True)
+    assert Watch([(0, 20)], blocker=STATES).wait(agreed, limit=60) == (6, True)

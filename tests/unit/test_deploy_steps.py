@@ -133,6 +133,69 @@ def test_a_name_alone_agrees_to_what_was_found_first_and_to_nothing_later(rehear
     assert "nothing deployed: 1 thing running: two on a" in deploy.entries[0]
 
 
+def states_run(minion, **more):
+    """What a minion says on which somebody's states run."""
+    answer = busy(minion, "state.highstate", age=60, **more)
+    return {**answer, "blockers": [{**answer["blockers"][0], "id": f"{minion}/salt/20261130", "probe": "salt"}]}
+
+
+def test_whoever_waits_for_the_token_is_not_refused_because_of_its_holder_s_states(rehearse):
+    deploy = rehearse(wait="1s", consent="Jane Doe")
+    deploy.machines.busy["a"] = [states_run("a"), IDLE]
+    assert deploy.run()["result"] is True
+    assert deploy.told[5] == "idle: done"
+    assert not any("Jane Doe" in entry for entry in deploy.entries)
+
+    deploy.again(consent=None)
+    deploy.machines.busy["a"] = states_run("a")
+    first = "Idle: a, b; asked again under the token: state.highstate on a for 1 minute"
+    assert deploy.run(until="held")["comment"] == first
+    # A hold that goes on is nobody else's.
+    deploy.again(ref="f9c2a1b0")
+    assert deploy.run(until="held")["comment"].startswith("1 thing running: state.highstate on a")
+
+
+def test_states_that_run_under_the_token_stop_whoever_waited_for_it_whatever_a_bare_name_agreed_to(rehearse):
+    deploy = rehearse(wait="1s", consent="Jane Doe")
+    deploy.machines.busy["a"] = states_run("a")
+    ret = deploy.run()
+    assert deploy.returns["held"]["result"] is True
+    assert (deploy.returns["idle"]["result"], deploy.returns["idle"]["reason"]) == (False, "busy")
+    assert ret["result"] is True
+    assert "nothing deployed: 1 thing running: state.highstate on a" in deploy.entries[0]
+
+
+def test_a_dry_run_says_that_states_run_which_would_stop_it_under_the_token(rehearse):
+    deploy = rehearse(test=True, wait="1s")
+    deploy.machines.busy["a"] = states_run("a")
+    assert deploy.run(until="held")["result"] is True
+    deploy.step("updated")
+    assert deploy.step("idle")["comment"].startswith("1 thing running: state.highstate on a")
+
+
+def test_states_that_were_passed_over_are_asked_for_before_anything_begins_whatever_the_steps_are(rehearse):
+    """A team's own orchestration may ask but once."""
+    deploy = rehearse(wait="1s")
+    deploy.machines.busy["a"] = states_run("a")
+    for step in ("requested", "fetched", "idle", "held", "noted", "applied"):
+        deploy.step(step)
+    ret = deploy.returns["applied"]
+    assert (ret["result"], ret["reason"], ret["not_started"]) == (False, "busy", ["a", "b"])
+
+
+@pytest.mark.parametrize("more", [{}, {"wait": "0s"}])
+def test_whoever_does_not_wait_for_the_token_is_refused_because_of_states_that_run(rehearse, more):
+    deploy = rehearse(**more)
+    deploy.machines.busy["a"] = states_run("a")
+    assert deploy.run()["comment"].startswith("1 thing running: state.highstate on a")
+
+
+def test_whoever_waits_for_the_token_is_still_refused_because_of_all_else_that_runs(rehearse):
+    deploy = rehearse(wait="1s")
+    deploy.machines.busy = {"a": states_run("a"), "b": busy("b")}
+    assert deploy.run()["comment"].startswith("1 thing running: spider on b")
+
+
 def test_before_each_later_batch_its_machines_are_asked_again(rehearse):
     deploy = rehearse(batch=1)
     deploy.machines.busy["b"] = [IDLE, IDLE, busy("b")]

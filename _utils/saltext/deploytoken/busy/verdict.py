@@ -7,6 +7,7 @@ module ``busy``, or whose answer is not clear: each blocks, like a spider that r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,19 @@ from saltext.deploytoken.machines.base import Machines
 #: How many blockers, people to ask, and machines a message names.
 BLOCKERS, PEOPLE, NAMED = 3, 5, 3
 
+#: The probe of the execution module ``busy`` that finds runs of states.
+STATES = "salt"
+
 _TEXT, _AGE = (str, type(None)), (int, type(None))
 
 
 @dataclass(frozen=True)
 class Found:
-    """The answers of all machines at one moment, put into one. ``blockers`` has the longest-running first."""
+    """
+    The answers of all machines at one moment, put into one.
+
+    ``blockers`` has the longest-running first; ``passed`` has those that do not count yet (:func:`without_states`).
+    """
 
     target: Any
     machines: Machines
@@ -33,6 +41,7 @@ class Found:
     failed: dict[str, str]
     blockers: list[Blocker]
     unknowns: list[dict[str, str]]
+    passed: list[Blocker] = dataclasses.field(default_factory=list)
 
     def uncovered(self, agreed: Consent | None) -> list[Blocker]:
         """Return the blockers to which nobody agreed."""
@@ -61,6 +70,10 @@ class Verdict:
         return {machine: answer.get("boot") for machine, answer in self.found.answers.items()}
 
     def __str__(self) -> str:
+        passed = [f"asked again under the token: {describe(blocker)}" for blocker in self.found.passed[:1]]
+        return "; ".join([self._found(), *passed])
+
+    def _found(self) -> str:
         if self.covered:
             people = consent.by_person(self.agreed, self.covered).items()
             return "; ".join(f"{by} agreed to the interruption of {_ids(blockers)}" for by, blockers in people)
@@ -106,6 +119,16 @@ def look(machines: Machines, target: Any, target_type: str = "glob", timeout: fl
         ),
         unknowns=[{"minion": machine, **one} for machine, answer in answers.items() for one in answer["unknowns"]],
     )
+
+
+def without_states(found: Found) -> Found:
+    """
+    Return the same without the states that run, which become ``passed``: nobody agrees to their interruption here.
+
+    For whoever waits for the token, whose holder's states they may be. To be asked again once it is held.
+    """
+    passed = [blocker for blocker in found.blockers if blocker["probe"] == STATES]
+    return dataclasses.replace(found, blockers=[one for one in found.blockers if one not in passed], passed=passed)
 
 
 def judge(found: Found, agreed: Consent | None, prefix: str = "") -> Verdict:

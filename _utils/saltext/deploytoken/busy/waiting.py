@@ -38,7 +38,13 @@ class Times:
     stuck: float = 300
 
 
-def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: Tell) -> tuple[Verdict, float]:
+def wait(
+    look: Callable[[], Found],
+    agreed: Consent | None,
+    times: Times,
+    tell: Tell,
+    passing: Callable[[Found], Found] | None = None,
+) -> tuple[Verdict, float]:
     """
     Look again and again until the machines are idle; return the verdict and the seconds that it took.
 
@@ -48,6 +54,8 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
         Asks once, as :py:func:`saltext.deploytoken.busy.verdict.look` does.
     ``tell`` (callable)
         Called with lines about what is left, when that has changed, and every ten minutes.
+    ``passing`` (callable)
+        Returns what was found without that which is waited for, but does not count when the time is over.
 
     :raises errors.Busy: they are not idle in time, or as soon as jobs are stuck (with ``stuck`` in the details).
     """
@@ -55,8 +63,9 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
     waiting: dict[str, float] = {}  # the ids of pending jobs: since when
     told: Any = None
     told_at = idle_since = None
+    passing = passing or (lambda found: found)
     found = look()
-    agreed = consent.frozen(agreed, found.blockers)
+    agreed = consent.frozen(agreed, passing(found).blockers)
     while True:
         now = time.monotonic()
         if not found.expected:
@@ -85,7 +94,8 @@ def wait(look: Callable[[], Found], agreed: Consent | None, times: Times, tell: 
                 )
             remaining = begin + times.limit - now
             if remaining <= 0:
-                verdict.judge(found, agreed, f"Still not idle after {text.span(times.limit)}: ")
+                late = f"Still not idle after {text.span(times.limit)}: "
+                return verdict.judge(passing(found), agreed, late), now - begin
             rest = min(times.interval, remaining, *stuck_in)
         # An idle look just before the end is worth nothing without its second one, so that one may come later.
         time.sleep(rest)

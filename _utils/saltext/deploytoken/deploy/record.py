@@ -74,6 +74,8 @@ class Record:
         The commits that are deployed, by repository.
     expected, boots
         The machines that the last busy check found, and the boot IDs that came with their answers.
+    passed
+        Whether the last of these checks passed over states that were running.
     looks
         When the machines were asked whether they are idle, in words.
     consent
@@ -105,6 +107,7 @@ class Record:
     commits: dict[str, str] = dataclasses.field(default_factory=dict)
     expected: list[str] = dataclasses.field(default_factory=list)
     boots: dict[str, Any] = dataclasses.field(default_factory=dict)
+    passed: bool = False
     looks: list[str] = dataclasses.field(default_factory=list)
     consent: Consent | None = None
     consents: dict[str, tuple[str, Blocker]] = dataclasses.field(default_factory=dict)

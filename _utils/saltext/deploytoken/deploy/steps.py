@@ -143,14 +143,19 @@ class Deploy:
         """Ask whether the machines are idle, or somebody agreed to what is interrupted."""
         asked, found = self._request, self.record
         look = functools.partial(verdict.look, self._machines, asked.target, asked.target_type)
-        found.looks.append("after the update" if "updated" in found.steps else "before the token")
+        first = "updated" not in found.steps
+        found.looks.append("before the token" if first else "after the update")
+        # Whoever waits for the token is not refused because of its holder's states: they end before it is free, and
+        # then the machines are asked again.
+        waits = bool(asked.wait) and first and not (found.held or found.resumed)
+        passing = verdict.without_states if waits else None
         try:
             # While the token is held, others wait for it.
             if asked.wait_idle and not (found.held or found.test):
                 times = waiting.Times(limit=asked.wait_idle)
-                answer, _ = waiting.wait(look, found.consent, times, self._tell)
+                answer, _ = waiting.wait(look, found.consent, times, self._tell, passing)
             else:
-                answer = verdict.judge(look(), found.consent)
+                answer = verdict.judge(passing(look()) if passing else look(), found.consent)
         except errors.Busy as refused:
             # In a test, the steps that follow say what they would do there.
             found.expected = [one for one in refused.details["expected"] if one not in refused.details["failed"]]
@@ -160,9 +165,10 @@ class Deploy:
                 comment += f"\n{consent.condition(refused.details['blockers'])}, run:\n  {again}"
             return Outcome(False, comment, data={"expected": refused.details["expected"]}, reason=refused.reason)
         found.expected, found.boots = answer.found.expected, answer.boots
+        found.passed = bool(answer.found.passed)
         # A bare name agrees to what was found when it was given, and not to what begins later.
         found.consent = answer.agreed
-        if asked.task.saltenv and not asked.ssh and "updated" not in found.steps:
+        if asked.task.saltenv and not asked.ssh and first:
             self._require_kept()
         self._remember(answer)
         data = answer.data()
@@ -296,7 +302,7 @@ class Deploy:
         again = allowed.batch(self._connect, self._machines, found.ref, found.consent, self._remember)
 
         def allow(ids: Sequence[str]) -> None:
-            if ids == groups[0]:  # the step before has just asked whether they are idle
+            if ids == groups[0] and not found.passed:  # a step before has just asked whether they are idle
                 allowed.require_held(self._connect, found.ref)
                 return
             found.looks.append(f"before batch {groups.index(list(ids)) + 1}")
