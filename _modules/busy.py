@@ -88,12 +88,19 @@ LOOKING = (
     "state.show_*",
 )
 FIELDS = ("user", "what", "ask", "state")
+ASKING = "busy.asking"  # in __context__, for proctable.listing: the ids of the processes that ask
 
 
-def check():
+def check(asking=None):
     """
     Ask all probes that are configured for this minion, and look for runs of states and for a scheduled shutdown.
     Changes nothing.
+
+    asking
+        Who asks, so that they do not find themselves: a list of processes, each with ``boot`` (the boot ID of their
+        machine), ``namespace`` (as ``/proc/self/ns/pid`` names it), ``pid`` and ``start`` (in clock ticks since the
+        boot). A process that is not on this machine, or that has ended, is left out. Default: only the process that
+        calls this. ``salt-run busy.check`` sends its own, and those of others on its master who wait.
 
     Returns a dictionary:
 
@@ -124,6 +131,14 @@ def check():
         salt-call busy.check --out=json
         salt-call --retcode-passthrough busy.check
     """
+    __context__[ASKING] = _askers(asking)
+    try:
+        return _answer()
+    finally:
+        __context__.pop(ASKING, None)
+
+
+def _answer():
     answer = {"idle": False, "checks": [], "blockers": [], "unknowns": [], "info": [], "boot": _boot()}
     settings, answer["unknowns"] = _configured()
     _add(answer, "salt", _explained(_running_states))
@@ -150,6 +165,28 @@ def _boot():
             return file.read().strip()
     except OSError:
         return None
+
+
+def _askers(asking):
+    """
+    The ids of those processes among ``asking`` that run here.
+
+    Of what cannot be read, nothing is made: then somebody is in their own way, and nobody else's work is overlooked.
+    """
+    found = []
+    for one in asking if isinstance(asking, list) else ():
+        with contextlib.suppress(AttributeError, OSError, TypeError, ValueError):
+            pid = int(one.get("pid"))
+            here = {"boot": _boot(), "namespace": os.readlink("/proc/self/ns/pid"), "start": _start(pid)}
+            if all(str(one.get(key)) == here[key] for key in here):
+                found.append(pid)
+    return found
+
+
+def _start(pid):
+    """When a process began, in clock ticks since the boot: its ID can be used again, and then this is another."""
+    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as stat:
+        return stat.read().rpartition(")")[2].split()[19]
 
 
 def _configured():

@@ -34,6 +34,9 @@ except ImportError:  # salt-ssh does not bring it along; require_visibility() sa
 CAP_SYS_PTRACE = 19
 PF_FORKNOEXEC = 0x40
 PF_KTHREAD = 0x200000
+# Salt's commands, and those functions of theirs that only look.
+SALT = {"salt", "salt-call", "salt-run", "salt-ssh"}
+LOOKING = {"busy.check", "busy.wait"}
 DENIED = "/proc hides other users' processes (hidepid): run the minion as root, with CAP_SYS_PTRACE"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 YEAR = 366 * 86400
@@ -239,7 +242,9 @@ def listing(commands=False):
     above
         The ids of all its ancestors, its parent first.
     asking
-        Whether this process, or one below it, is the one that calls this function.
+        Whether it only asks what is running: the process that calls this function, those for which
+        :py:func:`busy.check <busy.check>` was asked, Salt's own commands of the functions ``busy.check`` and
+        ``busy.wait``, and all that these run below. So are the ancestors of all of these.
     name
         The name of its program, at most 15 characters.
     state
@@ -272,7 +277,7 @@ def listing(commands=False):
     require_visibility()
     # psutil.process_iter() remembers processes, and leaves out a new one that has the id of an old one.
     boot, tick = psutil.boot_time(), os.sysconf("SC_CLK_TCK")
-    table = {}
+    table, askers = {}, set(__context__.get("busy.asking", ()))
     for pid in sorted(psutil.pids()):
         try:
             name, fields = _stat(pid)
@@ -299,14 +304,19 @@ def listing(commands=False):
                 with contextlib.suppress(psutil.ZombieProcess):
                     process["argv"] = psutil.Process(pid).cmdline() or [name]
                 process["what"] = _leading_words(process["argv"], name)
+            # The others would cost time. With setproctitle, Salt's own have the beginning of their command line.
+            if name.startswith(("python", "salt", "/")) and _only_looks(_cmdline(pid)):
+                askers.add(pid)
         except (FileNotFoundError, ProcessLookupError, psutil.NoSuchProcess):
             continue  # it ended just now
         except (PermissionError, psutil.AccessDenied):
             raise CommandExecutionError(DENIED) from None
         table[pid] = process
-    asking = {os.getpid(), *_ancestors(table, os.getpid())}
+    # Not what the caller runs below: that may be a minion without processes of its own for each job, and all its jobs.
+    asking = {one for asker in (os.getpid(), *askers) for one in (asker, *_ancestors(table, asker))}
     for pid, process in table.items():
-        process.update(above=_ancestors(table, pid), asking=pid in asking)
+        above = _ancestors(table, pid)
+        process.update(above=above, asking=pid in asking or not askers.isdisjoint(above))
     return list(table.values())
 
 
@@ -315,6 +325,27 @@ def _stat(pid):
     with open(f"/proc/{pid}/stat", encoding="utf-8", errors="surrogateescape") as stat:
         name, _, fields = stat.read().partition("(")[2].rpartition(")")
     return name, fields.split()
+
+
+def _cmdline(pid):
+    return pathlib.Path(f"/proc/{pid}/cmdline").read_text(errors="replace").split("\0")
+
+
+def _only_looks(argv):
+    """
+    Whether a command line is one of Salt's own, whose function only asks what is running.
+
+    Salt writes a title over it, in which spaces separate the words (setproctitle 1.3; 3006.29 and 3008.3). So the
+    function is the first word that looks like one: another may run a command that has the other words.
+    """
+    words = " ".join(argv).split()
+    if words and re.fullmatch(r"python[\d.]*", os.path.basename(words[0])):
+        words = words[1:]
+        while words and re.fullmatch(r"-[BEIOPSbdqsuv]+", words[0]):
+            words = words[1:]
+    if not words or os.path.basename(words[0]) not in SALT:
+        return False
+    return next((word for word in words if re.fullmatch(r"[a-z_]+\.[a-z_]+", word)), None) in LOOKING
 
 
 def _ancestors(table, pid):

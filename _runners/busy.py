@@ -15,6 +15,7 @@ import shlex
 
 from saltext.deploytoken import cli, errors, machines, values
 from saltext.deploytoken.busy import consent as agreement
+from saltext.deploytoken.machines import asking
 
 __outputter__ = {"check": "busy", "wait": "busy"}
 
@@ -79,7 +80,10 @@ def check(target=None, target_type="glob", consent=None, timeout=None, ssh=False
     agreed = agreement.parse(consent)
     reached = machines.connect(__opts__, ssh)
     seconds = None if timeout is None else values.positive_duration(timeout, "timeout")
-    with _explained(check, target, target_type=target_type, timeout=timeout, ssh=ssh):
+    with (
+        asking.noted(__opts__["cachedir"]),
+        _explained(check, target, target_type=target_type, timeout=timeout, ssh=ssh),
+    ):
         found = verdict.look(reached, _target(target, target_type), target_type, seconds)
         return verdict.judge(found, agreed).data()
 
@@ -126,8 +130,8 @@ def wait(
         settle=values.positive_duration(settle, "settle"),
         stuck=values.positive_duration(stuck, "stuck"),
     )
-    asked = {"timeout": timeout, "interval": interval, "settle": settle, "stuck": stuck}
-    with _explained(wait, target, target_type=target_type, **asked, ssh=ssh):
+    given = {"timeout": timeout, "interval": interval, "settle": settle, "stuck": stuck}
+    with asking.noted(__opts__["cachedir"]), _explained(wait, target, target_type=target_type, **given, ssh=ssh):
         found, waited = waiting.wait(lambda: verdict.look(reached, target, target_type), agreed, times, cli.say)
         return {**found.data(), "waited": int(waited)}
 

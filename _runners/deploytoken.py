@@ -41,6 +41,7 @@ import shlex
 
 from saltext.deploytoken import cli, errors, values
 from saltext.deploytoken.deploy import jobs
+from saltext.deploytoken.machines import asking
 
 __outputter__ = {"history": "deploytoken", "doctor": "deploytoken"}
 
@@ -121,7 +122,8 @@ def acquire(reason=None, name=None, ref=None, resume=False, expect=None, wait=No
         raise errors.Invalid("ref: needed to resume; `salt-run deploytoken.status` shows it")
     jid = jobs.orchestration(__opts__["cachedir"]) if jid is None else values.jid(jid, "jid")
     job = jobs.name(__opts__, jid) if jid else None
-    with _token() as token:
+    # Whoever only waits for the token, in a terminal on a server, is not in its holder's way.
+    with asking.noted(__opts__["cachedir"]), _token() as token:
         answer = token.acquire(
             reason,
             _name(name),

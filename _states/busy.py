@@ -18,8 +18,10 @@ def asked(name):
     name
         Not used.
 
-    It only looks, so that it does the same with ``test=True``. There are never changes.
+    Pillar says who asks, under ``deploytoken:asking``. It only looks, so that it does the same with ``test=True``.
+    There are never changes.
     """
-    answer = __salt__["busy.check"]()
+    said = __pillar__.get("deploytoken")
+    answer = __salt__["busy.check"](asking=said.get("asking") if isinstance(said, dict) else None)
     comment = "Idle" if answer.get("idle") is True else "Not idle"
     return {"name": name, "result": True, "comment": comment, "changes": {}, "answer": answer}

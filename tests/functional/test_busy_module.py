@@ -11,7 +11,9 @@ import subprocess
 import sys
 import textwrap
 import time
+import types
 
+import psutil
 import pytest
 import salt.payload
 
@@ -26,14 +28,14 @@ ONE = "return {'blockers': [{'id': 'x', 'what': 'y', 'since': 1700000000}], 'unk
 def check(checkout, tmp_path):
     """``check(busy, {module: body of its probe})``: the answer, and the return code."""
 
-    def check(busy=None, probes=(), **more):
+    def check(busy=None, probes=(), asking=None, **more):
         folder = tmp_path / "modules" / "_modules"
         folder.mkdir(parents=True, exist_ok=True)
         for name, body in dict(probes).items():
             source = f"import sys, time\n\ndef probe(**settings):\n{textwrap.indent(textwrap.dedent(body), '    ')}\n"
             (folder / f"{name}.py").write_text(source)
         functions = minion.functions(checkout, tmp_path, busy, modules=[folder.parent], **more)
-        return functions["busy.check"](), functions.busy_context.get("retcode", 0)
+        return functions["busy.check"](asking), functions.busy_context.get("retcode", 0)
 
     return check
 
@@ -144,7 +146,10 @@ def test_a_lookup_of_a_password_that_hangs_is_given_up(limits, tmp_path, check):
         ({"tmxu": {}}, "busy.tmxu: this minion has no function tmxu.probe"),
         ({"tmux": 3}, "busy.tmux: settings are needed"),
         ({"tmux": []}, "busy.tmux: this probe takes a mapping of settings"),
-        ({"tmux": {"idle-shell": 1}}, "busy.tmux.idle-shell: no such key; known are: idle_shells, timeout, users"),
+        (
+            {"tmux": {"idle-shell": 1}},
+            "busy.tmux.idle-shell: no such key; known are: idle_shells, ignore, timeout, users",
+        ),
         ({"tmux": {"idle_shells": True}}, "busy.tmux.idle_shells: True is neither"),
         ({"tmux": {"users": ["no-such-user"]}}, "busy.tmux.users: there is no user"),
         ({"tmux": {"timeout": "soon"}}, "busy.tmux.timeout: 'soon' is not a duration"),
@@ -196,6 +201,66 @@ def test_two_ids_that_are_made_harmless_stay_two(check):
     answer, _ = check({"p_ids": {}}, {"p_ids": body})
 
     assert len({blocker["id"] for blocker in answer["blockers"]}) == 4
+
+
+ASKING = """
+asking = [process["pid"] for process in __salt__["proctable.listing"]() if process["asking"]]
+return {"blockers": [], "unknowns": [], "info": [{"id": str(pid), "what": "asks"} for pid in asking]}
+"""
+
+
+@pytest.fixture
+def asker(tmp_path):
+    """A process that asks, with one below it; both are below a third one, which has one more."""
+    below = "sleep 7777 & echo $! >> pids; wait"
+    script = f"echo $$ > pids; sh -c 'echo $$ >> pids; {below}' & {below}"
+    started = process.start(["sh", "-c", script], tmp_path / "log", cwd=tmp_path)
+    pids = tmp_path / "pids"
+    try:
+        until(lambda: pids.exists() and len(pids.read_text().split()) == 4, what="all four")
+        above, *others = map(int, pids.read_text().split())
+        (asks,) = [one for one in others if pathlib.Path(f"/proc/{one}/comm").read_text() == "sh\n"]
+        yield types.SimpleNamespace(above=above, pid=asks, others=[one for one in others if one != asks])
+    finally:
+        process.end(started)
+
+
+def mark(pid):
+    boot = pathlib.Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    start = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return {"boot": boot, "namespace": os.readlink("/proc/self/ns/pid"), "pid": pid, "start": start}
+
+
+def test_whoever_asks_is_known_to_the_probes_with_what_it_runs_and_what_runs_it(checkout, tmp_path, check, asker):
+    def asking(*marks):
+        answer, _ = check({"asks": {}}, {"asks": ASKING}, asking=list(marks))
+        return {int(one["id"].rpartition("/")[2]) for one in answer["info"]}
+
+    below = {one for one in asker.others if psutil.Process(one).ppid() == asker.pid}
+    family = {asker.above, asker.pid, *asker.others}
+    assert len(below) == 1
+    assert asking() & family == set()
+    assert os.getpid() in asking()
+    assert asking(mark(asker.pid)) & family == {asker.above, asker.pid, *below}
+    assert asking(mark(asker.pid)) - family == asking()
+
+    sound = mark(asker.pid)
+    others = [{**sound, key: value} for key in sound for value in ("1", 1, None, ["1"], -1)]
+    lacking = [{name: sound[name] for name in sound if name != key} for key in sound]
+    for wrong in (*others, *lacking, None, "x", 7, [], {}, [sound]):
+        assert asking(wrong) & family == set(), wrong
+    assert asking({**sound, "start": int(sound["start"])}, None) & family == {asker.above, asker.pid, *below}
+
+
+@pytest.mark.parametrize("asking", [None, [], {}, "x", 7, True, {"pid": 1}])
+def test_a_question_that_does_not_say_who_asks_is_answered(check, asking):
+    assert check(asking=asking)[0]["idle"] is True
+
+
+def test_who_asked_is_forgotten_after_the_answer(checkout, tmp_path):
+    functions = minion.functions(checkout, tmp_path)
+    functions["busy.check"](asking=[mark(os.getpid())])
+    assert "busy.asking" not in functions.busy_context
 
 
 SALT_CALL = [str(pathlib.Path(sys.executable).parent / "salt-call"), "--local", "--log-level=quiet"]

@@ -1,6 +1,8 @@
 """What the probes share (proctable), against real processes: who is seen, how commands run, how settings are read."""
 
+import importlib.util
 import json
+import pathlib
 import shlex
 import subprocess
 import sys
@@ -9,7 +11,7 @@ import pytest
 from salt.exceptions import CommandExecutionError, SaltInvocationError
 
 from saltext.deploytoken import errors, values
-from tests.support import minion
+from tests.support import minion, process
 from tests.support.wait import until
 
 NOWHERE = "http://127.0.0.1:1"  # a port where nothing listens
@@ -26,6 +28,7 @@ import importlib.util, os, subprocess, sys
 spec = importlib.util.spec_from_file_location("proctable", sys.argv[1])
 proctable = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(proctable)
+proctable.__context__ = {}
 child = subprocess.Popen(["sleep", "7777"])
 print(os.getpid(), child.pid in [one["pid"] for one in proctable.listing()])
 child.kill()
@@ -38,6 +41,62 @@ def test_what_the_second_process_of_a_container_started_is_no_thread_of_the_kern
     command = ["unshare", "--pid", "--fork", "--mount-proc", "sh", "-c", f"{inside} & wait"]
 
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout.split() == ["2", "True"]
+
+
+@pytest.mark.parametrize(
+    ("line", "looks"),
+    [
+        ("/usr/bin/python3 /usr/bin/salt-run busy.check web*", True),
+        ("/opt/saltstack/salt/bin/python3.10 -s /usr/bin/salt-run -l quiet busy.wait web* timeout=4h", True),
+        ("/usr/bin/salt -t 60 web1.example.org busy.check", True),
+        ("python3 -Es /usr/bin/salt-call --out=json busy.check MainProcess", True),
+        ("salt-ssh web1 busy.check", True),
+        ("/usr/bin/python3 /usr/bin/salt-run deploytoken.acquire reason=busy.check", False),
+        ("/usr/bin/python3 /usr/bin/salt-call cmd.run import.sh busy.check", False),
+        ("/usr/bin/python3 /usr/bin/salt-run salt.cmd cmd.run 'salt-run busy.wait web* && import.sh'", False),
+        ("/usr/bin/python3 -c salt-run busy.check", False),
+        ("/usr/bin/python3 import.py salt-run busy.check", False),
+        ("/usr/bin/python3 -m http.server busy.check", False),
+        ("/usr/bin/salt-minion -d busy.check", False),
+        ("bash -c 'salt-run busy.check; import.sh'", False),
+        ("", False),
+        ("python3", False),
+    ],
+)
+def test_salts_own_commands_that_only_look_are_told_from_all_others(checkout, line, looks):
+    spec = importlib.util.spec_from_file_location("proctable", checkout / "_modules" / "proctable.py")
+    proctable = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(proctable)
+
+    # As it was called, and under the title that Salt gives itself.
+    for argv in (shlex.split(line), [line]):
+        assert proctable._only_looks([*argv, ""]) is looks
+
+
+def test_whoever_typed_busy_check_on_the_machine_asks_and_whoever_typed_something_else_does_not(functions, tmp_path):
+    (tmp_path / "modules" / "_modules").mkdir(parents=True)
+    hangs = "import subprocess\n\ndef probe():\n    subprocess.run(['sleep', '7777'])\n"
+    (tmp_path / "modules" / "_modules" / "hangs.py").write_text(hangs)
+    folders = [functions["config.get"]("module_dirs")[0], str(tmp_path / "modules")]
+    config = {"root_dir": str(tmp_path), "file_client": "local", "module_dirs": folders, "busy": {"hangs": {}}}
+    (tmp_path / "minion").write_text(json.dumps(config))
+    salt_call = [pathlib.Path(sys.executable).with_name("salt-call"), "--config-dir", tmp_path, "--local"]
+    asks, works = (
+        process.start([*salt_call, *words], tmp_path / "log") for words in (["busy.check"], ["cmd.run", "sleep 7777"])
+    )
+
+    def asking(started):
+        """Whether the process asks, and whether what it runs is taken for a question as well."""
+        found = {one["pid"]: one for one in functions["proctable.listing"]()}
+        below = [one["asking"] for one in found.values() if one["name"] == "sleep" and started.pid in one["above"]]
+        return (found[started.pid]["asking"], *below)
+
+    try:
+        until(lambda: asking(asks) == (True, True), what="the question to be known as one")
+        until(lambda: asking(works) == (False, False), what="the work to be none")
+    finally:
+        process.end(asks)
+        process.end(works)
 
 
 # As a container's root, and as another user (who needs to read this Python, wherever it is).

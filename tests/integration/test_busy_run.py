@@ -26,14 +26,17 @@ def configure(cluster):
     return configure
 
 
-#: A module ``busy`` that answers what stands in a file, and that has no function while there is none.
+#: A module ``busy`` that answers what stands in a file, and that has no function while there is none; or an old one.
 ODD = """
 import pathlib
 
 ANSWER = pathlib.Path({!r})
 if ANSWER.exists():
-    def check():
+    def check(asking=None):
         return eval(ANSWER.read_text())
+    if ANSWER.read_text() == "old":
+        def check():
+            return {{}}
 """
 
 
@@ -140,6 +143,7 @@ def test_a_minion_without_a_clear_answer_blocks_and_is_named(cluster, tmp_path):
     try:
         for body, why in (
             (None, "'busy.check' is not available"),
+            ("old", "has an older busy.check than this master: run `salt '*' saltutil.sync_modules`"),
             ("1 / 0", "division by zero"),
             ("{'idle': True}", "something else than busy.check"),
             ("True", "something else than busy.check"),

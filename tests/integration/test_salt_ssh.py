@@ -14,6 +14,7 @@ import yaml
 
 from tests.support import process
 from tests.support.machine import SshMachine
+from tests.support.pane import Pane
 from tests.support.process import free_port
 from tests.support.salt import Config, states
 from tests.support.ssh import Sshd
@@ -109,6 +110,21 @@ def test_work_on_a_server_stops_a_deploy_over_ssh_and_names_whom_to_ask(laptop, 
     assert "\nHeld by: nobody\n" in laptop.text()
     assert not laptop.out("docs").exists()
     assert not laptop.out("web").exists()
+
+
+def test_a_deploy_over_ssh_from_a_pane_on_the_server_does_not_stop_itself(laptop, tmux_session, tmp_path):
+    pillar = laptop.base / "pillar" / "busy.sls"
+    kept = pillar.read_text()
+    pillar.write_text(yaml.safe_dump({"busy": {"tmux": {"users": ["root"]}}}))
+    try:
+        pane = Pane(tmux_session, tmp_path, "ana-deploys")
+        asked = {"target": "docs", "reason": "publish version 2", "ssh": True}
+        pillar_of_run = f"pillar={json.dumps({'deploytoken': asked})}"
+        pane.type(laptop.config, "salt-run", "state.orchestrate", "deploytoken.deploy", pillar_of_run)
+        assert pane.ended()[0] == 0, pane.told
+    finally:
+        pillar.write_text(kept)
+    assert laptop.out("docs").exists()
 
 
 def test_plain_salt_ssh_brings_no_pillar_and_so_knows_nothing_of_being_idle(laptop):

@@ -21,6 +21,13 @@ from tests.support.machines import IDLE, Scripted, busy
         ({"retcode": 0}, "answered nothing to use"),
         ({"ret": "'busy.check' is not available.", "retcode": 254}, "failed: 'busy.check' is not available."),
         ({"ret": "Traceback\n  File\nValueError: \x1b[1m", "retcode": 1}, "failed: ValueError:  [1m"),
+        (
+            {
+                "ret": "ERROR executing 'busy.check': The following keyword arguments are not valid: asking=[]",
+                "retcode": 1,
+            },
+            "has an older busy.check than this master: run `salt '*' saltutil.sync_modules`",
+        ),
         ({"ret": IDLE}, "failed"),
         ({"ret": IDLE, "retcode": 1}, "failed"),
     ],

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from saltext.deploytoken.machines import asking
 from tests.support.deploys import STEPS, Rehearsal
 from tests.support.machines import IDLE, busy, states
 from tests.support.salt import CHECKOUT
@@ -194,6 +195,16 @@ def test_whoever_waits_for_the_token_is_still_refused_because_of_all_else_that_r
     deploy = rehearse(wait="1s")
     deploy.machines.busy = {"a": states_run("a"), "b": busy("b")}
     assert deploy.run()["comment"].startswith("1 thing running: spider on b")
+
+
+def test_a_deploy_asks_along_with_the_others_until_it_holds_the_token(rehearse):
+    deploy = rehearse()
+    folder = deploy.opts["cachedir"]
+    others = lambda: list(asking.files.place(folder).glob("*.asking"))  # noqa: E731
+    deploy.run(until="held")
+    assert len(others()) == 1
+    deploy.step("held")
+    assert others() == []
 
 
 def test_before_each_later_batch_its_machines_are_asked_again(rehearse):

@@ -13,6 +13,7 @@ from salt import payload
 
 from saltext.deploytoken import errors
 from saltext.deploytoken.deploy import jobs
+from saltext.deploytoken.machines import asking
 from tests.support import process as process_
 from tests.support.salt import CHECKOUT
 
@@ -179,7 +180,7 @@ def test_a_process_that_goes_on_after_its_job_is_no_job(opts):
 def test_where_no_process_can_be_seen_nobody_says_that_a_job_has_ended(opts, process, monkeypatch):
     begin(opts, JID, process.pid)
     jobs.note(opts["cachedir"], REF, JID)
-    monkeypatch.setattr(jobs, "_process", lambda pid: None)  # as on a Mac, which has no /proc
+    monkeypatch.setattr(asking, "process", lambda pid: None)  # as on a Mac, which has no /proc
     assert jobs.runs(opts, JOB) is None
 
 

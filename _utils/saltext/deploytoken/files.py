@@ -18,13 +18,18 @@ from typing import Any
 _PAUSE = 0.05
 
 
+def place(cachedir: str | Path) -> Path:
+    """Return this extension's folder below ``cachedir``, where it is only looked at: it may be missing."""
+    return Path(cachedir) / "deploytoken"
+
+
 def folder(cachedir: str | Path) -> Path:
     """
     Return this extension's folder below ``cachedir``. Makes it if it is missing, for its owner alone.
 
     :raises OSError: when it cannot be made.
     """
-    path = Path(cachedir) / "deploytoken"
+    path = place(cachedir)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     return path
 

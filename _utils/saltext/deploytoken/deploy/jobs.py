@@ -23,6 +23,7 @@ import salt.payload
 import salt.utils.jid
 
 from saltext.deploytoken import errors, files, people, values
+from saltext.deploytoken.machines import asking
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def orchestration(cachedir: str) -> str | None:
 
 def note(cachedir: str, ref: str, jid: str) -> None:
     """Note which process carries out the job that holds the token under ``ref``, if it is a job of this master."""
-    process = _process(_file_of_salt(Path(cachedir) / "proc" / str(jid)).get("pid"))
+    process = asking.process(_file_of_salt(Path(cachedir) / "proc" / str(jid)).get("pid"))
     if process is None:
         return
     try:
@@ -79,13 +80,13 @@ def runs(opts: Mapping[str, Any], job: str) -> bool | None:
     if master != _master(opts):
         return None
     with contextlib.suppress(OSError):
-        if locks := list(_folder(opts["cachedir"]).glob(f"*-{jid}.lock")):
+        if locks := list(files.place(opts["cachedir"]).glob(f"*-{jid}.lock")):
             return any(files.is_locked(path) for path in locks)
     noted = _noted(opts["cachedir"])
     if noted.get("jid") != jid:
         return _runs(opts, jid)
     # Without /proc, as on a Mac, no process can be told from another.
-    running = _process(noted["process"].get("pid")) == noted["process"] if _process(os.getpid()) else None
+    running = asking.process(noted["process"].get("pid")) == noted["process"] if asking.process(os.getpid()) else None
     # The process of a reactor goes on after its jobs.
     there = (Path(opts["cachedir"]) / "proc" / jid).exists()
     return running and there
@@ -133,7 +134,7 @@ def forget(cachedir: str, ref: str, forced: bool = True) -> None:
     ``forced``: also of a job that still runs. It was ended by name, and stops nobody any more.
     """
     with contextlib.suppress(OSError):
-        for path in _folder(cachedir).glob(f"{ref}-*.lock"):
+        for path in files.place(cachedir).glob(f"{ref}-*.lock"):
             if forced or not files.is_locked(path):
                 path.unlink()
 
@@ -165,9 +166,9 @@ def _runs(opts: Mapping[str, Any], jid: str) -> bool | None:
     path = Path(opts["cachedir"]) / "proc" / jid
     if path.exists():
         pid = _file_of_salt(path).get("pid")
-        if pid is None or _process(os.getpid()) is None:
+        if pid is None or asking.process(os.getpid()) is None:
             return None
-        return _process(pid) is not None and _is_salts(pid)
+        return asking.process(pid) is not None and _is_salts(pid)
     returned = salt.utils.jid.jid_dir(jid, str(Path(opts["cachedir"]) / "jobs"), opts["hash_type"])
     return False if os.path.isdir(returned) else None
 
@@ -178,18 +179,6 @@ def _is_salts(pid: int) -> bool:
         return b"salt" in Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return False
-
-
-def _process(pid: int | None) -> dict[str, Any] | None:
-    """What tells a living process from every other that has, or had, or will have its ID; None if there is none."""
-    try:
-        # After the name, which may hold anything: the state, and as the 20th the time of its start, in ticks.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-    except OSError:
-        return None
-    # A zombie has ended.
-    return None if fields[0] in "ZX" else {"pid": pid, "start": fields[19], "boot": boot}
 
 
 def _file_of_salt(path: Path) -> dict[str, Any]:
@@ -209,10 +198,5 @@ def _noted(cachedir: str) -> dict[str, Any]:
     return found if whole else {}
 
 
-def _folder(cachedir: str) -> Path:
-    """The folder of these files, where they are only looked at."""
-    return Path(cachedir) / "deploytoken"
-
-
 def _path(cachedir: str) -> Path:
-    return _folder(cachedir) / "job.json"
+    return files.place(cachedir) / "job.json"

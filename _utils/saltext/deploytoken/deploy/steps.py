@@ -8,6 +8,7 @@ have done anything.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -22,7 +23,7 @@ from saltext.deploytoken.deploy.record import Record, Step
 from saltext.deploytoken.deploy.release import notes, release
 from saltext.deploytoken.deploy.request import Request
 from saltext.deploytoken.deploy.work import Work
-from saltext.deploytoken.machines import reboots, states, targets
+from saltext.deploytoken.machines import asking, reboots, states, targets
 from saltext.deploytoken.machines.base import Machines, Tell
 from saltext.deploytoken.page import Hold
 from saltext.deploytoken.token import Token, claim
@@ -78,6 +79,7 @@ class Deploy:
         found = dict(asked) if isinstance(asked, Mapping) else {}
         test = bool(opts.get("test")) or found.get("test") is True
         caller = str(people.account(opts, opts.get("user")))
+        self._asking = contextlib.ExitStack()
         self.record = Record(asked=found, test=test, ref=claim().ref, caller=caller, jid=jobs.own(opts, jid))
 
     def carry_out(self, step: str, name: str) -> dict[str, Any]:
@@ -110,6 +112,8 @@ class Deploy:
 
     def requested(self) -> Outcome:
         """Check the configuration, and what was asked for."""
+        if not self.record.test:  # until it holds the token, it only asks and waits
+            self._asking.enter_context(asking.noted(self._opts["cachedir"]))
         rules = self._config.rules
         checked = request.parse(self._asked, rules.nobody)
         if self._beside:
@@ -160,8 +164,8 @@ class Deploy:
             # In a test, the steps that follow say what they would do there.
             found.expected = [one for one in refused.details["expected"] if one not in refused.details["failed"]]
             comment = str(refused)
-            if asking := refused.details.get("consent"):
-                again = request.command({**found.asked, "consent": asking})
+            if needed := refused.details.get("consent"):
+                again = request.command({**found.asked, "consent": needed})
                 comment += f"\n{consent.condition(refused.details['blockers'])}, run:\n  {again}"
             return Outcome(False, comment, data={"expected": refused.details["expected"]}, reason=refused.reason)
         found.expected, found.boots = answer.found.expected, answer.boots
@@ -209,6 +213,7 @@ class Deploy:
         found.by = found.by if found.by != holder else None
         found.hold = Hold(holder, answer["reason"], answer["since"], ref, answer["expected_until"])
         self._tell_at_exit(f"The deploy token stays held (ref {ref}): the deploy was ended in the middle.")
+        self._asking.close()
         try:
             self._work.require_alone()
         except errors.Held as error:

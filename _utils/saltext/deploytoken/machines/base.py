@@ -162,6 +162,9 @@ def problem(answer: Any, timeout: float, retcodes: Collection[int] = (0,)) -> st
         return f"did not answer within {timeout:g} seconds (is it up? salt-run manage.status)"
     if "ret" not in answer:
         return f"answered nothing to use: {text.last_line(answer)}"
+    if answer.get("retcode") not in retcodes and "not valid: asking=" in str(answer["ret"]):
+        # What an older busy.check says to a question that names who asks.
+        return "has an older busy.check than this master: run `salt '*' saltutil.sync_modules`"
     if answer.get("retcode") not in retcodes:
         return f"failed: {text.last_line(answer['ret']) or 'no reason given'}"
     return None

@@ -16,7 +16,7 @@ import salt.utils.minions
 from salt.exceptions import SaltException
 
 from saltext.deploytoken import errors, text, values
-from saltext.deploytoken.machines import targets
+from saltext.deploytoken.machines import asking, targets
 from saltext.deploytoken.machines.base import TIMEOUT, Full, Machines, Tell, problem
 
 log = logging.getLogger(__name__)
@@ -250,6 +250,7 @@ class Master(Machines):
         return found, failed
 
     def _ask_busy(self, ids: list[str], timeout: float) -> tuple[dict[str, Full], dict[str, str]]:
+        askers = asking.everybody(self.opts["cachedir"])
         try:
             with self._client() as client:
                 returns = client.cmd(
@@ -259,6 +260,7 @@ class Master(Machines):
                     timeout=timeout,
                     gather_job_timeout=timeout,
                     full_return=True,
+                    kwarg={"asking": askers} if askers else None,
                 )
         except SaltException as error:
             _raise_interruption(error)

@@ -21,6 +21,7 @@ import salt.loader
 import salt.roster
 
 from saltext.deploytoken import errors, text, values
+from saltext.deploytoken.machines import asking
 from saltext.deploytoken.machines.base import TIMEOUT, Full, Machines, Tell
 
 #: How Salt targets entries of a roster. Other types match nobody there.
@@ -108,7 +109,8 @@ class Ssh(Machines):
         # A function over salt-ssh has no pillar, and would find no checks configured. A state has it. But not
         # state.single, which makes the far side's folders on this machine (3008.3), and fails where it may not.
         found, failed = {}, {}
-        arguments = (["deploytoken.busy"], {"test": True}, timeout, FIRST * timeout)
+        pillar = {"deploytoken": {"asking": asking.everybody(self.opts["cachedir"])}}
+        arguments = (["deploytoken.busy"], {"test": True, "pillar": pillar}, timeout, FIRST * timeout)
         for machine, answer, why in self._run(ids, "state.sls", *arguments):
             if answer is None:
                 failed[machine] = why or "did not answer"
