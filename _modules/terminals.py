@@ -26,21 +26,23 @@ import time
 
 from salt.exceptions import SaltInvocationError
 
-SHELLS = {"ash", "bash", "csh", "dash", "fish", "ksh", "ksh93", "mksh", "rbash", "sh", "tcsh", "zsh"}
+SHELLS = {"ash", "bash", "busybox", "csh", "dash", "fish", "ksh", "ksh93", "mksh", "rbash", "sh", "tcsh", "zsh"}
 SERVERS = ("screen", "tmux: server*")
 # No work: programs between two shells, multiplexers, and agents and caches, which outlive their sessions. Globs of a
 # process's name or of the leading words of its command.
 NO_WORK = (
-    *("doas", "login", "newgrp", "runuser", "script", "sg", "su", "sudo", "sudo-rs", "tmux: client"),
+    *("dbus-run-sessio*", "doas", "login", "newgrp", "runuser", "script", "sg", "su", "sudo", "sudo-rs"),
+    *("timeout", "tmux: client", "unshare"),
     *SERVERS,
     *("dbus-daemon", "dbus-launch", "dirmngr", "gitstatusd*", "gpg-agent", "keyboxd", "scdaemon", "ssh-agent"),
-    *("git credential-cache--daemon*", "git-credential-cache--daemon*"),
+    *("git credential-cache--daemon*", "git-credential-cache--daemon*", "git fsmonitor--daemon*"),
 )
 # Where a process waits in the kernel (/proc/PID/wchan) for the input of a terminal; and how many bytes dash (8192) and
 # bash without its line editor (1024) then read for a command. For `read`, all shells read 1, or bash 4096.
 READS_TERMINAL = {"n_tty_read", "wait_woken"}
 READS_COMMAND = {1024, 8192}
-FISH_TAKES_CODE = {"-C", "--init-command"}  # which it runs before its first prompt
+# fish's options whose value is the next word.
+FISH_OPTIONS = {"-C", "-D", "-d", "-f", "-o", "-p", "--debug", "--debug-output", "--features", "--init-command"}
 PSEUDO_TERMINALS = range(136, 144)  # their device numbers, in Linux's Documentation/admin-guide/devices.txt
 # What is younger than that, in seconds, may be the helper of a prompt, and has a few more looks to end.
 YOUNG = 0.5
@@ -62,7 +64,7 @@ def panes(servers, variable, users=None, ignore=()):
     - a program between two shells, such as su, or an agent (``NO_WORK``);
     - the process that asks, what it has started, and what is above it;
     - a program that reads a pipe into which only such processes can write, as ``tee`` in ``exec > >(tee log)``; and
-      one from which a shell at its prompt reads;
+      one that writes for the prompt of the shell that started it, as in zsh's ``exec {fd}< <(…)``;
     - a helper of the multiplexer itself, as for its status line.
 
     Of a tree of working processes, the outermost is the job: it stays the same while its children come and go. What is
@@ -100,9 +102,10 @@ def panes(servers, variable, users=None, ignore=()):
     wanted = __salt__["proctable.uids"](users)
     if not isinstance(ignore, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in ignore):
         raise SaltInvocationError("ignore: a list of names of programs is needed")
+    ran = {}
     for rest in reversed(range(LOOKS)):
         look = _Look(servers, variable, (*NO_WORK, *ignore))
-        if not rest or not any(map(look.may_end, look.working())):
+        if not rest or not look.may_be_over(ran):
             break
         time.sleep(PAUSE)
     return look.found(wanted)
@@ -145,15 +148,16 @@ class _Look:
                 answer.append({"user": user, **pane, "jobs": jobs})
         return answer
 
-    def working(self):
-        """The ids of all processes that work."""
-        return [job["pid"] for pane in self._panes for job in pane["jobs"]]
-
-    def may_end(self, pid):
-        """Whether a job can be over in a moment: it is young, or is a shell that is about to show its prompt."""
-        process = self._table[pid]
-        begun = int(process["mark"].partition(".")[2]) / os.sysconf("SC_CLK_TCK")
-        return self._now - begun < YOUNG or (process["name"] in SHELLS and _is_interactive(process))
+    def may_be_over(self, ran):
+        """
+        Whether a job can be over in a moment: if it is young; or if it is a shell that may be about to show its
+        prompt, because it runs. ``ran`` keeps, from one look to the next, how often each shell has run.
+        """
+        jobs = [job for pane in self._panes for job in pane["jobs"]]
+        before = dict(ran)
+        ran.update((job["pid"], _switches(job["pid"])) for job in jobs if job["pid"] in self._interactive)
+        begun = (int(job["mark"].partition(".")[2]) / os.sysconf("SC_CLK_TCK") for job in jobs)
+        return ran != before or any(self._now - moment < YOUNG for moment in begun)
 
     def _work(self, process):
         """The jobs in the tree of a process."""
@@ -314,7 +318,7 @@ def _is_interactive(process):
 
 
 def _fish_was_given_work(words):
-    kept = [word for before, word in zip(["", *words], words, strict=False) if before not in FISH_TAKES_CODE]
+    kept = [word for before, word in zip(["", *words], words, strict=False) if before not in FISH_OPTIONS]
     return any(word[:1] != "-" or re.match(r"-[a-zA-Z]*c|--command", word) for word in kept)
 
 
@@ -347,6 +351,11 @@ def _read(path):
 def _waits_for(pid):
     """Where a process waits in the kernel, such as ``pipe_read``."""
     return _read(f"/proc/{pid}/wchan")
+
+
+def _switches(pid):
+    """How often a process gave up the processor, and lost it."""
+    return re.findall(r"ctxt_switches:\s*(\d+)", _read(f"/proc/{pid}/status"))
 
 
 def _bytes_to_read(pid):

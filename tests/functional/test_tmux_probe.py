@@ -401,7 +401,7 @@ def test_a_loop_is_work_at_every_moment(probe, users, tmux_session):
         # The arguments of a command that ended during the look are unknown.
         names[name] = {"bash", what.split()[0], what}
 
-    for _ in range(40):
+    for _ in range(10):
         seen = dict(one["what"].split(": ", 1) for one in probe(users=[user.name])["blockers"])
         assert seen.keys() == names.keys()
         assert [what for name, what in seen.items() if what not in names[name]] == []
