@@ -81,15 +81,13 @@ def _programs(instances, instance):
     """The checked settings of each program."""
     programs, names = [], set()
     for prefix, settings in __salt__["proctable.instances"](instances, instance, SETTINGS):
-        if not settings.get("user", "").strip():
+        if "user" not in settings:
             raise SaltInvocationError(
                 f"{prefix}user: needed: the name of the user who runs it, such as nobody or root"
             )
         argv = _words(settings.get("run"), f"{prefix}run")
         file = os.path.basename(argv[0])
         name = settings.get("name", file)
-        if not name.strip():
-            raise SaltInvocationError(f"{prefix}name: is empty; fill it in, or leave it out")
         if name in names:
             raise SaltInvocationError(f"{prefix}name: {name!r} is already that of another; give each its own")
         names.add(name)

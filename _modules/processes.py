@@ -103,8 +103,6 @@ def _pattern(pattern, older_than, place):
     entry = __salt__["proctable.checked"](entry, PATTERN, f"{place}.")
     given = [key for key in CHOICES if key in entry]
     for key in given:
-        if not entry[key].strip():
-            raise SaltInvocationError(f"{place}.{key}: is empty; fill it in, or leave it out")
         if entry[key] != entry[key].strip():
             raise SaltInvocationError(f"{place}.{key}: {entry[key]!r} begins or ends with a space")
     telling = [entry[key] for key in given if entry[key].strip("*?")]

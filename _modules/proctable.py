@@ -81,7 +81,7 @@ def checked(settings, known, prefix=""):
 
     known
         A dictionary of all keys that may be set, each with the kind of its value: ``text``, ``port``, ``boolean`` or
-        ``duration``.
+        ``duration``, or None for any.
 
     prefix
         The path of the settings, such as ``patterns.1.``, for the error message.

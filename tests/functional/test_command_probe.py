@@ -119,7 +119,7 @@ def test_a_program_that_cannot_be_run_is_unknown_and_hides_no_other(check, progr
         ([{"run": "true"}], "busy.command.0.user: needed"),
         ({"user": "root"}, "busy.command.run: needed"),
         ({"run": [], "user": "root"}, "busy.command.run: needed"),
-        ({"run": " ", "user": "root"}, "busy.command.run: needed"),
+        ({"run": " ", "user": "root"}, "busy.command.run: is empty"),
         ({"run": ["sleep", 5], "user": "root"}, "busy.command.run.1: must be text"),
         ({"run": "echo 'a", "user": "root"}, "busy.command.run: No closing quotation"),
         ({"run": "ls /jobs | wc -l", "user": "root"}, "busy.command.run: no shell reads this"),
