@@ -20,6 +20,7 @@ from tests.support.wait import until
 TITLE = "`busy.check`, the minion's own time"
 FINISHED = 10_000
 SESSIONS = 200
+PROCESSES = 1_000
 AIM = 150  # ms
 AIM_GROWTH = 1.10
 NOTHING = "no probes configured"
@@ -95,6 +96,20 @@ def run(bench):
             answers[name] = answer[name]
             sessions += [row for row in rows(samples, NOTHING) if row["what"] == name]
 
+    bench.say(f"… with {PROCESSES:,} more processes")
+    names = ["tmux", "processes"]
+    crowded = {f"{name}, {PROCESSES:,} more processes": settings[name] for name in names}
+    with _sleeping(PROCESSES):
+        samples, answer = in_turn(checks.of(**{NOTHING: None}, **crowded), rounds)
+    answers.update(answer)
+    more = [row for row in rows(samples, NOTHING) if row["what"] != NOTHING]
+    found = {row["what"]: row for row in [*first, *more]}
+    for name, other in zip(names, crowded, strict=True):  # not in turn either
+        growth[f"{name}: {PROCESSES:,} more processes against none"] = {
+            key: {"median": round(found[other][key]["median"] / found[name][key]["median"], 3)}
+            for key in ("wall", "cpu")
+        }
+
     bench.say("… with a spider that runs")
     running = {}
     for one, name in ((empty, "scrapyd, 1 running job"), (full, f"scrapyd, 1 running job, {FINISHED:,} finished")):
@@ -112,7 +127,7 @@ def run(bench):
     }
     last = [row for row in rows(samples, NOTHING) if row["what"] != NOTHING]
 
-    table = [*first, *sessions, *last]
+    table = [*first, *sessions, *more, *last]
     for row in table:
         answer = answers[row["what"]]
         row["first_call"] = {key: round(value, 1) for key, value in checks.first[row["what"]].items()}
@@ -162,6 +177,19 @@ def _times(end, number):
     return [f"{start:%Y-%m-%d %H:%M:%S.%f}", f"{start + datetime.timedelta(minutes=7):%Y-%m-%d %H:%M:%S.%f}"]
 
 
+@contextlib.contextmanager
+def _sleeping(number):
+    """So many processes that do nothing."""
+    running = [subprocess.Popen(["sleep", "3600"], stdin=subprocess.DEVNULL) for _ in range(number)]
+    try:
+        yield
+    finally:
+        for one in running:
+            one.kill()
+        for one in running:
+            one.wait()
+
+
 class Tmux:
     """A tmux server on a socket of its own, with this many sessions of an idle shell; ended by its own process ID."""
 
@@ -199,7 +227,8 @@ class Tmux:
 
 
 def aims(found, loaded):
-    idle = [row for row in found["rows"] if "session" not in row["what"] and "running" not in row["what"]]
+    extra = ("session", "running", "more processes")
+    idle = [row for row in found["rows"] if not any(word in row["what"] for word in extra)]
     worst = max(idle, key=lambda row: row["wall"]["median"])
     yield (
         f"`busy.check` with nothing running: under {AIM} ms (the slowest: {worst['what']})",
@@ -240,7 +269,8 @@ While nothing runs, the probe asks Scrapyd for its counts (`daemonstatus.json`) 
 Scrapyd {own} finished jobs, in CPU time.
 While nothing is pending, Scrapyd's processes show what runs. Only `listjobs.json` shows pending jobs, and with these
 Scrapyd sends all finished jobs: as many as its `finished_to_keep` allows (100, unless configured otherwise). Idle
-sessions must be read too. The two rows of sessions ran one after the other, not in turn.
+sessions must be read too, and every process of the machine. The rows of sessions, and those of more processes, ran one
+after the other, not in turn with the first.
 """
 
 
