@@ -181,7 +181,7 @@ PLACES = [
     _bash("coproc", ("coproc sleep 7722",), "sleep 7722"),
     _bash("piped", ("bash", "nohup sleep 7712 &", "exit"), "sleep 7712"),
     _bash("script", ("bash -c 'sleep 7713; true'",), "sleep 7713", "DESK=script script -q typescript"),
-    _bash("agents", ("setsid -f sleep 7714",), "sleep 7714", "DESK=agents . ./agents"),
+    _bash("agents", ("setsid -f sleep 7714 &> /dev/null < /dev/null",), "sleep 7714", "DESK=agents . ./agents"),
     _bash("screen", ("(sleep 7715; true) &",), "sleep 7715", "DESK=screen screen -S desk-inner"),
     _bash("newgrp", ("sleep 7716; true",), "sleep 7716", "export DESK=newgrp; newgrp"),
     _bash("su", ("nohup sleep 7717 &", "exit"), "sleep 7717", "su - {ben}", "ben", user="root"),
