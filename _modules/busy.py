@@ -112,7 +112,7 @@ def check(asking=None):
         ``no checks configured``, if the minion is idle and no probe is configured.
     blockers
         A list of what runs, the oldest first: ``probe``, ``id`` (``MINION/PROBE/…``; for runs of states
-        ``MINION/salt/JID``, for a scheduled shutdown ``MINION/shutdown``), ``user``, ``what``, ``since``
+        ``MINION/salt/JID``, for a scheduled shutdown ``MINION/shutdown/KIND@TIME``), ``user``, ``what``, ``since``
         (ISO 8601, UTC), ``age`` (seconds), ``ask`` (the person to ask) and ``state`` (of a job of Scrapyd).
     unknowns
         A list of what could not be found out: ``probe`` and ``why``.
@@ -379,7 +379,8 @@ def _scheduled_shutdown():
         raise CommandExecutionError(why) from None
     user = _user_name(int(fields["UID"])) if fields.get("UID", "").isdecimal() else None
     what = f"{kind} at {moment:%Y-%m-%d %H:%M} UTC"
-    return {"blockers": [{"id": "", "what": what, "user": user, "ask": user}], "unknowns": [], "info": []}
+    identity = f"{kind}@{moment:%Y-%m-%dT%H:%M}"
+    return {"blockers": [{"id": identity, "what": what, "user": user, "ask": user}], "unknowns": [], "info": []}
 
 
 def _unknown(probe, why):
@@ -509,8 +510,7 @@ def _item(name, item):
     except (TypeError, ValueError, OverflowError, OSError):
         since = None
     shown = {key: _printable(item[key], 120) for key in FIELDS if item.get(key) is not None}
-    own = [_plain_id(item.get("id", "?"))] if item.get("id") != "" else []
-    identity = "/".join([__opts__["id"], name, *own])
+    identity = "/".join([__opts__["id"], name, _plain_id(item.get("id", "?"))])
     return {"user": None, "what": "?", "ask": None, **shown, "probe": name, "id": identity, "since": since, "age": age}
 
 

@@ -37,15 +37,17 @@ def sessions(users=None, ignore=()):
     """
     # The server's command is SCREEN, with its path if it was typed so. A program called "screen" is a client.
     servers = {
-        one["pid"]: one["since"]
+        one["pid"]: one
         for one in __salt__["proctable.listing"](commands=True)
         if os.path.basename(one["argv"][0]).startswith("SCREEN")
     }
     found = {}
     for pane in __salt__["terminals.panes"](list(servers), "STY", users, ignore):
-        pid = pane["server"] if pane["server"] in servers else pane["pid"]
-        session = {"user": pane["user"], "session": _name(pid), "created": servers.get(pid), "pid": pid, "jobs": []}
-        found.setdefault(pid, session)["jobs"] += pane["jobs"]
+        server = servers.get(pane["server"])
+        first = server or pane
+        session = {"user": pane["user"], "pid": first["pid"], "mark": first["mark"], "jobs": []}
+        named = {"session": _name(first["pid"]), "created": server and server["since"]}
+        found.setdefault(first["pid"], {**session, **named})["jobs"] += pane["jobs"]
     return list(found.values())
 
 

@@ -87,9 +87,9 @@ def panes(servers, variable, users=None, ignore=()):
         More names of programs that are no work, as globs.
 
     Returns a list of dictionaries: ``user`` (whose server it is), ``server`` (the process id, also of a server that
-    has ended; None if it is not known), ``pid``, ``left`` (whether it is no pane, but left one), and ``jobs``, the
-    oldest first: ``pid``, ``mark``, ``user``, ``what`` (the leading words of the command) and ``since`` (seconds since
-    the epoch). What left a pane is listed only if it works.
+    has ended; None if it is not known), ``pid``, ``mark``, ``left`` (whether it is no pane, but left one), and
+    ``jobs``, the oldest first: ``pid``, ``mark``, ``user``, ``what`` (the leading words of the command) and ``since``
+    (seconds since the epoch). What left a pane is listed only if it works.
 
     Raises CommandExecutionError if other users' processes cannot be seen.
 
@@ -124,7 +124,7 @@ class _Look:
         self._idle = {pid for pid, process in self._table.items() if process["asking"] or pid in servers}
         self._interactive, self._prompts = set(), set()
         self._panes = [
-            {"server": server, "pid": child["pid"], "left": False}
+            {"server": server, "pid": child["pid"], "mark": child["mark"], "left": False}
             for server in servers
             if server in self._table
             for child in self._below(self._table[server])
@@ -241,7 +241,7 @@ class _Look:
             if server is not None or self._outlived_its_terminal(process):
                 found[pid] = server
         return [
-            {"server": server, "pid": pid, "left": True}
+            {"server": server, "pid": pid, "mark": self._table[pid]["mark"], "left": True}
             for pid, server in found.items()
             if found.keys().isdisjoint(self._table[pid]["above"])
         ]
@@ -426,7 +426,7 @@ def answer(sessions, idle_shells):
 
     sessions
         A list of dictionaries: ``user``, ``session`` (its name, or None), ``created`` (seconds since the epoch),
-        ``pid`` and ``jobs``, a list as :py:func:`panes` has it.
+        ``mark`` (of its first process) and ``jobs``, a list as :py:func:`panes` has it.
 
     idle_shells
         ``ignore``: a session without jobs is information. ``block``: it is a blocker.
@@ -452,7 +452,7 @@ def answer(sessions, idle_shells):
             work = {"id": f"{job['user']}:{job['mark']}", "user": job["user"], "since": job["since"]}
             found["blockers"].append({**work, "what": f"{shown}: {job['what']}", "ask": ask})
         if not session["jobs"]:
-            idle = {"id": f"{user}:{session['pid']}", "user": user, "since": session["created"]}
+            idle = {"id": f"{user}:{session['mark']}", "user": user, "since": session["created"]}
             key = "blockers" if idle_shells == "block" else "info"
             found[key].append({**idle, "what": f"{shown}: a shell", "ask": ask})
     return found

@@ -51,7 +51,8 @@ def probe(block=False):
         return {"blockers": [], "unknowns": [{"why": why}] if block else [], "info": [{"id": "utmp", "what": why}]}
     people = [
         {
-            "id": f"{person.name}:{person.terminal or '?'}",
+            # Somebody else, or the same person another time, may be on this terminal later.
+            "id": f"{person.name}:{person.terminal or '?'}:{int(person.started)}",
             "user": person.name,
             "what": f"logged in on {person.terminal or '?'}" + (f" from {person.host}" if person.host else ""),
             "since": person.started,

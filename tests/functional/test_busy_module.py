@@ -455,7 +455,10 @@ def test_a_scheduled_shutdown_is_a_blocker_that_says_what_and_when(check, schedu
     answer, code = check()
     (blocker,) = answer["blockers"]
     assert code == 7
-    assert (blocker["id"], blocker["what"]) == ("kingfisher-main/shutdown", "reboot at 2026-11-30 22:30 UTC")
+    assert (blocker["id"], blocker["what"]) == (
+        "kingfisher-main/shutdown/reboot@2026-11-30T22:30",
+        "reboot at 2026-11-30 22:30 UTC",
+    )
     assert (blocker["user"], blocker["ask"], blocker["age"]) == ("root", "root", None)
 
     # As older versions write it.
