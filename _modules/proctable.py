@@ -38,6 +38,7 @@ PF_KTHREAD = 0x200000
 SALT = {"salt", "salt-call", "salt-run", "salt-ssh"}
 LOOKING = {"busy.check", "busy.wait"}
 DENIED = "/proc hides other users' processes (hidepid): run the minion as root, with CAP_SYS_PTRACE"
+BLIND = "the minion cannot look into other users' processes: run it as root, with CAP_SYS_PTRACE"
 UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 YEAR = 366 * 86400
 
@@ -223,9 +224,40 @@ def _hidden(mounts):
     group = options.get("gid", "") if options["hidepid"] not in ("4", "ptraceable") else ""
     if group.isdecimal() and int(group) in {os.getegid(), *os.getgroups()}:
         return False
+    return not _is_allowed_to_trace()
+
+
+def _is_allowed_to_trace():
     status = pathlib.Path("/proc/self/status").read_text(errors="replace")
     effective = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return not (effective and int(effective[1], 16) >> CAP_SYS_PTRACE & 1)
+    return bool(effective and int(effective[1], 16) >> CAP_SYS_PTRACE & 1)
+
+
+def require_insight(uids=None):
+    """
+    Return True if the environment and the open files of these users' processes can be read, not only their names.
+
+    uids
+        The users' numeric ids. Default: all users that have processes.
+
+    Raises CommandExecutionError if not: where the minion does not run as root, or as a root without
+    ``CAP_SYS_PTRACE``, and these users are others than its own.
+
+    CLI Example:
+
+    .. code-block:: bash
+
+        salt-call proctable.require_insight '[1000]'
+    """
+    if not _is_allowed_to_trace():
+        others = set()
+        for pid in psutil.pids():
+            with contextlib.suppress(OSError):
+                others.add(os.stat(f"/proc/{pid}").st_uid)
+        others = (others if uids is None else others & {*uids}) - {os.geteuid()}
+        if others:
+            raise CommandExecutionError(BLIND)
+    return True
 
 
 def listing(commands=False):

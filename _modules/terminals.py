@@ -91,7 +91,7 @@ def panes(servers, variable, users=None, ignore=()):
     ``jobs``, the oldest first: ``pid``, ``mark``, ``user``, ``what`` (the leading words of the command) and ``since``
     (seconds since the epoch). What left a pane is listed only if it works.
 
-    Raises CommandExecutionError if other users' processes cannot be seen.
+    Raises CommandExecutionError if other users' processes cannot be seen, or not be looked into.
 
     CLI Example:
 
@@ -102,6 +102,7 @@ def panes(servers, variable, users=None, ignore=()):
     wanted = __salt__["proctable.uids"](users)
     if not isinstance(ignore, (list, tuple)) or not all(isinstance(name, str) and name.strip() for name in ignore):
         raise SaltInvocationError("ignore: a list of names of programs is needed")
+    __salt__["proctable.require_insight"](wanted)
     ran = {}
     for rest in reversed(range(LOOKS)):
         look = _Look(servers, variable, (*NO_WORK, *ignore))

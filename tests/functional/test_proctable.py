@@ -14,6 +14,7 @@ from saltext.deploytoken import errors, values
 from tests.support import minion, process
 from tests.support.wait import until
 
+SEEN = {"capture_output": True, "text": True, "timeout": 240, "check": False}
 NOWHERE = "http://127.0.0.1:1"  # a port where nothing listens
 
 
@@ -122,6 +123,31 @@ def test_a_proc_that_hides_others_is_unknown_and_not_idle(tmp_path, rights):
     hidden = [one["probe"] for one in answer["unknowns"] if "hidepid" in one["why"]]
     assert sorted(hidden) == (sorted(busy) if rights in LESS else [])
     assert len(answer["unknowns"]) == len(hidden) + 1  # and Scrapyd, which is not there
+
+
+@pytest.mark.parametrize(
+    ("rights", "users", "blind"),
+    [
+        (LESS[0], None, ["screen", "tmux"]),
+        (LESS[1], None, ["screen", "tmux"]),
+        (LESS[1], ["root", "nobody"], ["screen", "tmux"]),
+        (LESS[1], ["nobody"], []),
+        ("--bounding-set=+all", None, []),
+    ],
+)
+def test_who_cannot_look_into_others_does_not_say_that_they_are_idle(tmp_path, rights, users, blind):
+    """What left a session, and how a terminal is set, stand where only their owner and root may look."""
+    settings = {"users": users} if users else {}
+    ask = minion.command(tmp_path, {"tmux": settings, "screen": settings})
+
+    with subprocess.Popen(["sleep", "7777"], user=65534) as other:
+        done = subprocess.run(["sh", "-c", f"exec setpriv {rights} sh -c {shlex.quote(ask)}"], **SEEN)
+        other.kill()
+
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    why = "the minion cannot look into other users' processes: run it as root, with CAP_SYS_PTRACE"
+    assert sorted(one["probe"] for one in answer["unknowns"] if one["why"] == why) == blind
 
 
 def test_other_systems_than_linux_are_unknown_and_not_idle(checkout, tmp_path, monkeypatch):
