@@ -142,7 +142,9 @@ class _Look:
         wanted = wanted and frozenset(wanted)
         answer = []
         for pane in self._panes:
-            first = pane["server"] if pane["server"] in self._table else pane["pid"]
+            # Of a server that has ended, another process may have the id by now.
+            lives = pane["server"] in self._servers and pane["server"] in self._table
+            first = pane["server"] if lives else pane["pid"]
             concerned = any(owner(pid, wanted) for pid in (first, *(job["pid"] for job in pane["jobs"])))
             if concerned and (pane["jobs"] or not pane["left"]) and (user := owner(first, None)):
                 jobs = sorted(pane["jobs"], key=lambda job: (job["since"], job["pid"]))
@@ -252,9 +254,11 @@ class _Look:
         Whether a process was a shell's job in a terminal of a multiplexer that is gone, as a job does that is left of
         ``sudo -i``. Nothing else tells of the pane: sudo gives its shell a terminal of its own, and a new environment.
 
-        A daemon is different: it belongs to the group of its session's leader.
+        A daemon is different: it belongs to the group of its session's leader. In a container, a session that was
+        begun outside is 0, and its leader may live.
         """
-        alone = process["terminal"] == 0 and process["session"] not in (*self._table, process["group"])
+        session = process["session"]
+        alone = session not in self._table and session not in (0, process["group"]) and not process["terminal"]
         return alone and (__salt__["proctable.getenv"](process["pid"], "TERM") or "").startswith(("screen", "tmux"))
 
     def _is_no_work(self, process):

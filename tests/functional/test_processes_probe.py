@@ -1,9 +1,12 @@
 """The processes and who probes, against real processes."""
 
+import json
 import os
 import pathlib
 import shlex
 import shutil
+import struct
+import subprocess
 import sys
 
 import psutil
@@ -258,14 +261,52 @@ def test_a_malformed_pattern_is_named(functions, patterns, why):
         functions["processes.probe"](patterns)
 
 
-def test_people_who_are_logged_in_are_information_unless_they_are_to_block(functions):
-    logged_in = functions["who.probe"]()
-    blocking = functions["who.probe"](block=True)
+# utmp(5), as glibc has it on x86-64: kind (7: a login), process, terminal, its short name, user, host, and since when.
+RECORD = "hxxi32s4s32s256s4xiii16x20x"
+LOGINS = [(b"ana", b"pts/7", b"192.0.2.1", 1764500000), (b"ben", b"pts/8", b"192.0.2.2", 1764500100)]
 
-    assert (logged_in["blockers"], logged_in["unknowns"]) == ([], [])
-    if pathlib.Path("/run/utmp").exists():
-        assert blocking["blockers"] == logged_in["info"]
-    else:
-        assert "no login records" in blocking["unknowns"][0]["why"]
+
+@pytest.fixture
+def logged_in(tmp_path):
+    """``logged_in(settings, logins)``: what ``busy.check`` says with these records; without any file for None."""
+
+    def answer(settings, logins):
+        file = tmp_path / "utmp"
+        place = "mount -t tmpfs tmpfs /run"
+        if logins is not None:
+            rows = [(7, 1, line, line[-4:], user, host, 0, when, 0) for user, line, host, when in logins]
+            file.write_bytes(b"".join(struct.pack(RECORD, *row) for row in rows))
+            place += f" && cp {file} /run/utmp"
+        inside = f"{place} && {minion.command(tmp_path, {'who': settings})}"
+        asked = subprocess.run(
+            ["unshare", "--mount", "sh", "-c", inside], capture_output=True, timeout=240, check=True
+        )
+        return json.loads(asked.stdout.splitlines()[-1])
+
+    return answer
+
+
+def test_people_who_are_logged_in_are_information_unless_they_are_to_block(functions, logged_in):
+    shown, blocking = logged_in({}, LOGINS), logged_in({"block": True}, LOGINS)
+
+    assert (shown["idle"], shown["blockers"]) == (True, [])
+    wanted = [("ana", "logged in on pts/7 from 192.0.2.1"), ("ben", "logged in on pts/8 from 192.0.2.2")]
+    assert [(one["user"], one["what"]) for one in shown["info"]] == wanted
+    assert [(one["user"], one["what"]) for one in blocking["blockers"]] == wanted
+    assert blocking["info"] == []
     with pytest.raises(SaltInvocationError, match="block"):
         functions["who.probe"](block="no")
+
+
+def test_without_login_records_nobody_is_said_to_be_away(logged_in):
+    assert logged_in({}, None)["idle"] is True
+    (unknown,) = logged_in({"block": True}, None)["unknowns"]
+    assert "no login records" in unknown["why"]
+
+
+def test_who_logs_in_again_on_a_terminal_is_somebody_new(logged_in):
+    """Consent to the first login does not cover the second."""
+    user, line, host, when = LOGINS[0]
+    answers = [logged_in({"block": True}, [(user, line, host, moment)]) for moment in (when, when, when + 60)]
+    first, again, second = ([one["id"] for one in answer["blockers"]] for answer in answers)
+    assert first == again != second

@@ -444,6 +444,20 @@ def test_what_left_a_session_is_work_even_after_the_session_has_ended(probe, use
     assert probe(users=[users("ben").name])["blockers"] == []
 
 
+def test_whoever_has_the_process_id_of_an_ended_server_now_is_not_asked_about_what_left_it(probe, users):
+    ana, ben = users("ana"), users("ben")
+    with subprocess.Popen(["sleep", "8888"], user=ben.uid) as other:
+        marked = ana.environment(TMUX=f"/tmp/tmux-{ana.uid}/default,{other.pid},0")
+        with subprocess.Popen(["sleep", "7777"], user=ana.uid, env=marked) as left:
+            try:
+                (blocker,) = probe(users=[ana.name])["blockers"]
+                assert (blocker["what"], blocker["ask"]) == ("(no name): sleep 7777", ana.name)
+                assert probe(users=[ben.name])["blockers"] == []
+            finally:
+                left.kill()
+                other.kill()
+
+
 @pytest.mark.parametrize(("command", "beside"), [("{}; exec sleep 7777", []), (SETSID, ["root-asks: sleep 7777"])])
 def test_the_process_that_asks_from_within_a_session_does_not_work_there(tmp_path, command, beside):
     """As ``salt-call busy.check``, typed in tmux, or started with setsid from there."""
