@@ -195,7 +195,7 @@ def probe(instances=None, **instance):
             answer["blockers"].append(
                 {
                     # The next query of the same connection is other work.
-                    "id": f"{query['database'] or '-'}:{query['role']}:{query['pid']}.{int(query['since'])}",
+                    "id": f"{query['database'] or '-'}:{query['role']}:{query['pid']}.{query['since']:.6f}",
                     "user": query["role"],
                     "what": ("base backup" if query["backup"] else query["verb"]) + where + (about and f": {about}"),
                     "since": query["since"],
